@@ -1,0 +1,209 @@
+"""Every config key that mvseg adds to Detectron2's tree, and the reading of config files with helpful errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as _detectron2_cfg
+
+
+def add_mvseg_config(cfg: CN) -> None:
+    """Add mvseg's keys with their defaults to a Detectron2 config tree, in place.
+
+    Args:
+        cfg: a tree from ``detectron2.config.get_cfg()``.
+    """
+    _add_data_config(cfg)
+    _add_centernet_config(cfg)
+    _add_classifier_config(cfg)
+    _add_training_config(cfg)
+
+
+def _add_data_config(cfg: CN) -> None:
+    # Further dataset cards: YAML files or folders of them, registered before the datasets are looked up.
+    cfg.DATASETS.CARDS = []
+    # The training mixture, one struct per dataset; see mvseg.data.mixing.MixEntry for its fields and defaults:
+    #   - {name: coco_2017_train, ratio: 1.0, sampler: uniform, image_size: 640, batch_size: 8,
+    #      augmentation: resize_crop, loss_weight: 1.0}
+    # Empty: DATASETS.TRAIN is used, every dataset in proportion to its size.
+    cfg.DATASETS.MIX = []
+    # "concatenate": one column per (dataset, class); "merge_names": classes of the same name share a column.
+    cfg.DATASETS.LABEL_SPACE = "concatenate"
+    # "dataset": every batch comes from one dataset (and has its batch size); "mixed": a batch may hold several.
+    cfg.DATALOADER.GROUPING = "mixed"
+    # Share of unreadable images (0 to 1) above which training stops; below it they are replaced, counted, reported.
+    cfg.DATALOADER.MAX_BAD_IMAGES = 0.01
+    # Class-aware sampling and repeat factors per dataset are chosen in DATASETS.MIX (field "sampler").
+    # Augmentation recipe where a mixture entry names none: resize_shortest_edge, resize_crop or fixed_size.
+    cfg.INPUT.AUGMENTATION = "resize_shortest_edge"
+    # Recipes resize_crop and fixed_size: side of the crop in pixels, and range of the random scale relative to it.
+    cfg.INPUT.TRAIN_SIZE = 640
+    cfg.INPUT.SCALE_RANGE = [0.1, 2.0]
+
+
+def _add_centernet_config(cfg: CN) -> None:
+    # CenterNet as a class-agnostic proposal generator (Zhou et al. 2021, arXiv 2103.07461). Key names follow CenterNet2.
+    node = cfg.MODEL.CENTERNET = CN()
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    node.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels
+    node.NUM_BOX_CONVS = 4
+    node.NORM = "GN"
+    node.PRIOR_PROB = 0.01  # initial heatmap probability
+    node.HM_MIN_OVERLAP = 0.8  # IoU that a shifted box must keep inside the Gaussian
+    node.MIN_RADIUS = 4  # pixels
+    node.SOI = [[0, 80], [64, 160], [128, 320], [256, 640], [512, 10000000]]  # half-diagonal per level, pixels
+    node.HM_FOCAL_ALPHA = 0.25
+    node.HM_FOCAL_BETA = 4.0
+    node.LOSS_GAMMA = 2.0
+    node.SIGMOID_CLAMP = 1e-4
+    node.IGNORE_HIGH_FP = 0.85  # negatives scored above this are ignored (missing annotations); < 0: off
+    node.POS_WEIGHT = 0.5
+    node.NEG_WEIGHT = 0.5
+    node.REG_WEIGHT = 1.0
+    node.LOC_LOSS_TYPE = "giou"  # giou, iou or linear_iou
+    node.NOT_NORM_REG = True  # True: every box location counts 1; False: weighted by the heatmap
+    node.INFERENCE_TH = 1e-4  # heatmap probability below which a location gives no proposal
+    node.NMS_TH_TRAIN = 0.9
+    node.NMS_TH_TEST = 0.9
+    node.PRE_NMS_TOPK_TRAIN = 4000  # per level
+    node.PRE_NMS_TOPK_TEST = 1000
+    node.POST_NMS_TOPK_TRAIN = 2000  # over all levels
+    node.POST_NMS_TOPK_TEST = 256
+
+
+def _add_classifier_config(cfg: CN) -> None:
+    # Any timm model with features_only (MODEL.BACKBONE.NAME build_timm_fpn_backbone).
+    node = cfg.MODEL.TIMM = CN()
+    node.NAME = "resnet50"
+    node.OUT_INDICES = [2, 3, 4]  # features of strides 8, 16, 32 in a ResNet
+    node.PRETRAINED = False  # True downloads timm's weights
+    node.NORM = "FrozenBN"  # FrozenBN, BN, SyncBN, GN or "" (as the model has it)
+    node.FREEZE_AT = 0
+    # Which columns of the label space an image's annotation speaks about: "all" or "own" (its dataset's vocabulary).
+    cfg.MODEL.ANNOTATION_SCOPE = "own"
+    node = cfg.MODEL.CLASSIFIER = CN()
+    node.NAME = "text"  # "text": cosine to text embeddings; "linear": closed set
+    node.TEMPERATURE = 50.0
+    node.NORMALIZE = True  # L2-normalise features and text rows
+    node.BIAS = None  # None: no bias; a number: one learnable scalar with this initial value
+    # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns) or "softmax".
+    node.LOSS = "sigmoid"
+    node.FED_LOSS_NUM_CLASSES = 50
+    node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes
+    node.IGNORE_ZERO_CATS = False  # leave classes without training images out of the loss
+    node.PRIOR_PROB = 0.01  # initial class probability of the linear classifier with sigmoid
+    # Test score = sqrt(class probability * proposal score).
+    cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE = True
+    cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL = False
+    cfg.MODEL.ROI_HEADS.MASK_WEIGHT = 1.0
+
+
+def _add_training_config(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "SGD"  # SGD or ADAMW
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of parameters below "backbone."
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"  # bfloat16 or float16; used if SOLVER.AMP.ENABLED, on CUDA and CPU
+    node = cfg.SOLVER.EMA = CN()
+    node.ENABLED = False
+    node.DECAY = 0.999
+    cfg.TEST.BEST_METRIC = ""  # e.g. "coco_2017_val/bbox/AP": keeps model_best.pth by it
+    cfg.TEST.VALIDATION_LOSS = False  # also compute the training losses on the test sets at every evaluation
+    cfg.TEST.NUM_PICTURES = 8  # predictions drawn per test set at every evaluation; 0: none
+
+
+def get_cfg() -> CN:
+    """Build Detectron2's default config with mvseg's keys added.
+
+    Returns:
+        A fresh, unfrozen config tree.
+    """
+    cfg = _detectron2_cfg()
+    add_mvseg_config(cfg)
+    return cfg
+
+
+def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CN:
+    """Read a config file over the defaults, then command-line overrides.
+
+    Args:
+        config_file: YAML file, with ``_BASE_`` if wanted; None keeps the defaults.
+        opts: alternating KEY VALUE strings.
+
+    Returns:
+        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        KeyError: if the file or the overrides name an unknown key; the message lists the nearest keys.
+        ValueError: if DATASETS.MIX and DATASETS.TRAIN contradict each other, or an override lacks a value.
+    """
+    cfg = get_cfg()
+    if config_file is not None:
+        if not Path(config_file).is_file():
+            raise FileNotFoundError(f"config file {config_file} does not exist")
+        _check_file_keys(cfg, Path(config_file))
+        cfg.merge_from_file(str(config_file))
+    if len(opts) % 2:
+        raise ValueError(f"overrides must be KEY VALUE pairs, the last one has no value: {' '.join(opts[-3:])}")
+    for key in opts[0::2]:
+        _check_key(cfg, key, "command line")
+    cfg.merge_from_list(list(opts))
+    resolve_mixture(cfg)
+    return cfg
+
+
+def resolve_mixture(cfg: CN) -> None:
+    """Let DATASETS.TRAIN follow DATASETS.MIX, in place.
+
+    Args:
+        cfg: the config; untouched if DATASETS.MIX is empty.
+
+    Raises:
+        ValueError: if DATASETS.TRAIN is set and names other datasets than DATASETS.MIX.
+    """
+    names = tuple(entry.get("name", "") for entry in cfg.DATASETS.MIX)
+    if not names:
+        return
+    if cfg.DATASETS.TRAIN and tuple(cfg.DATASETS.TRAIN) != names:
+        raise ValueError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} contradicts DATASETS.MIX {names}: set only DATASETS.MIX"
+        )
+    cfg.DATASETS.TRAIN = names
+
+
+def _check_file_keys(cfg: CN, path: Path) -> None:
+    """Walk the keys of a YAML file and of its bases before merging, so that the error can name file and nearest key."""
+    tree = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: a config file is a mapping of keys, this one holds a {type(tree).__name__}")
+    base = tree.pop("_BASE_", None)
+    if base:
+        base_path = Path(base) if Path(base).is_absolute() else path.parent / base
+        if not base_path.is_file():
+            raise FileNotFoundError(f"{path}: its _BASE_ {base_path} does not exist")
+        _check_file_keys(cfg, base_path)
+    for key in _leaves(tree):
+        _check_key(cfg, key, str(path))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in tree.items():
+        keys += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"]
+    return keys
+
+
+def _check_key(cfg: CN, key: str, where: str) -> None:
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, CN) or part not in node:
+            known = _leaves(cfg)
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            near += [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1] and k not in near]
+            hint = f"; nearest: {', '.join(near[:3])}" if near else ""
+            raise KeyError(f"{where}: unknown config key {key}{hint}")
+        node = node[part]

@@ -1,0 +1,25 @@
+"""Shared pieces of the tests: mvseg is imported first so that ``detectron2`` resolves, and the optional shared data is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mvseg  # noqa: F401  (activates the detectron2 provider)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with oracles and photographs; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared (oracles and photographs) is not here")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    torch.manual_seed(0)

@@ -47,7 +47,7 @@ def _add_data_config(cfg: CN) -> None:
 
 
 def _add_centernet_config(cfg: CN) -> None:
-    # CenterNet as a class-agnostic proposal generator (Zhou et al. 2021, arXiv 2103.07461). Key names follow CenterNet2.
+    # CenterNet as a class-agnostic proposal generator (Zhou et al. 2021, arXiv 2103.07461); CenterNet2's key names.
     node = cfg.MODEL.CENTERNET = CN()
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     node.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels

@@ -1,4 +1,4 @@
-"""Shared pieces of the tests: mvseg is imported first so that ``detectron2`` resolves, and the optional shared data is found."""
+"""Shared pieces of the tests: mvseg is imported first so that ``detectron2`` resolves; optional shared data is found."""
 
 from __future__ import annotations
 

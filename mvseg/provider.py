@@ -1,4 +1,4 @@
-"""Which Detectron2 answers ``import detectron2``: an installed one, or mvseg's built-in provider of the same interfaces."""
+"""Which Detectron2 answers ``import detectron2``: an installed one, or mvseg's own provider of its interfaces."""
 
 from __future__ import annotations
 

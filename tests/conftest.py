@@ -1,4 +1,4 @@
-"""Shared pieces of the tests: mvseg is imported first so that ``detectron2`` resolves; optional shared data is found."""
+"""What all tests share: mvseg is imported first so that ``detectron2`` resolves; where the shared data lies."""
 
 from __future__ import annotations
 

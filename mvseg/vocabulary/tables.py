@@ -1,0 +1,166 @@
+"""Class-name tables: the built-in ones and files of the user (txt, tsv, json, yaml), read into plain columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .suggestions import did_you_mean
+
+NAMES_FOLDER = Path(__file__).parent / "names"
+
+# Column name in a table or key of a category in JSON -> field of Vocabulary.
+_FIELDS = {
+    "id": "ids",
+    "name": "names",
+    "synonyms": "synonyms",
+    "frequency": "frequency",
+    "image_count": "image_count",
+    "instance_count": "instance_count",
+    "novel": "novel",
+    "definition": "definitions",
+    "def": "definitions",
+}
+_INTEGERS = {"ids", "image_count", "instance_count"}
+
+Columns = dict[str, list[Any]]
+
+
+def builtin_tables() -> list[str]:
+    """List the class-name tables that come with mvseg.
+
+    Returns:
+        Their names, sorted, such as ``"coco"`` and ``"lvis_v1"``.
+    """
+    return sorted(path.stem for path in NAMES_FOLDER.glob("*.tsv"))
+
+
+def builtin_table_path(name: str) -> Path:
+    """Find a built-in class-name table.
+
+    Args:
+        name: one of :func:`builtin_tables`.
+
+    Returns:
+        Path of its TSV file.
+
+    Raises:
+        KeyError: if there is no such table; the message lists the nearest names.
+    """
+    path = NAMES_FOLDER / f"{name}.tsv"
+    if not path.is_file():
+        raise KeyError(f"no built-in vocabulary {name!r}{did_you_mean(name, builtin_tables())}")
+    return path
+
+
+def read_table(path: str | Path) -> Columns:
+    """Read a class-name table.
+
+    Args:
+        path: ``.txt`` (one name a line), ``.tsv`` (header row; columns name, id, synonyms, frequency, image_count,
+            instance_count, novel, definition; ``#`` starts a comment line; synonyms separated by ``|``), ``.json`` or
+            ``.yaml`` (list of names, list of categories with these keys, or such a list under the key ``names`` or
+            ``categories``).
+
+    Returns:
+        Field of :class:`~mvseg.vocabulary.Vocabulary` to its values, one for each class.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file holds no names, or has an unknown ending or column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"vocabulary file {path} does not exist")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        columns: Columns = {"names": [line.strip() for line in text.splitlines() if line.strip()]}
+    elif path.suffix == ".tsv":
+        columns = _columns_from_tsv(text, path)
+    elif path.suffix in (".json", ".yaml", ".yml"):
+        try:
+            tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        except (json.JSONDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from error
+        columns = _columns_from_tree(tree, path)
+    else:
+        raise ValueError(f"{path}: a vocabulary file ends in .txt, .tsv, .json or .yaml")
+    if not columns.get("names"):
+        raise ValueError(f"{path} holds no class names")
+    return columns
+
+
+def columns_from_categories(categories: Sequence[Mapping[str, Any]], where: str) -> Columns:
+    """Turn a list of categories, as COCO and LVIS files have it, into columns in the order of the ids.
+
+    Args:
+        categories: dicts with ``name`` and optionally ``id`` and the other keys of :func:`read_table`; other keys
+            (``supercategory``, ``synset`` ...) are not read.
+        where: what to call the source in errors.
+
+    Returns:
+        Field of Vocabulary to its values. A column that some category lacks is left out.
+
+    Raises:
+        ValueError: if a category has no name.
+    """
+    for number, category in enumerate(categories):
+        if not isinstance(category, Mapping) or not category.get("name"):
+            raise ValueError(f"{where}: category {number} has no name: {category!r}")
+    if all(isinstance(c.get("id"), int) for c in categories):
+        categories = sorted(categories, key=lambda c: c["id"])
+    columns: Columns = {}
+    for key, field in _FIELDS.items():
+        values = [category[key] for category in categories if key in category]
+        if len(values) == len(categories) and field not in columns:
+            columns[field] = values
+    if "synonyms" in columns:
+        columns["synonyms"] = [
+            [s for s in words if s != name] for words, name in zip(columns["synonyms"], columns["names"], strict=True)
+        ]
+    columns["names"] = [str(name) for name in columns["names"]]
+    return columns
+
+
+def _columns_from_tree(tree: Any, path: Path) -> Columns:
+    if isinstance(tree, Mapping):
+        tree = tree.get("names", tree.get("categories"))
+    if not isinstance(tree, list):
+        raise ValueError(f"{path}: expected a list of names or categories, or one under the key names or categories")
+    if all(isinstance(item, str) for item in tree):
+        return {"names": list(tree)}
+    return columns_from_categories(tree, str(path))
+
+
+def _columns_from_tsv(text: str, path: Path) -> Columns:
+    rows = [line.split("\t") for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not rows:
+        return {}
+    header, body = [cell.strip() for cell in rows[0]], rows[1:]
+    for column in header:
+        if column not in _FIELDS:
+            raise ValueError(f"{path}: unknown column {column!r}{did_you_mean(column, _FIELDS)}")
+    columns: Columns = {_FIELDS[column]: [] for column in header}
+    for number, row in enumerate(body, start=1):
+        if len(row) != len(header):
+            raise ValueError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}: {row}")
+        for column, cell in zip(header, row, strict=True):
+            columns[_FIELDS[column]].append(_parse_cell(_FIELDS[column], cell.strip(), f"{path}, row {number}"))
+    return columns
+
+
+def _parse_cell(field: str, cell: str, where: str) -> Any:
+    if field in _INTEGERS:
+        try:
+            return int(cell)
+        except ValueError as error:
+            raise ValueError(f"{where}: {cell!r} is not an integer") from error
+    if field == "synonyms":
+        return [word.strip() for word in cell.split("|") if word.strip()]
+    if field == "novel":
+        return cell.lower() in ("1", "true", "yes")
+    return cell

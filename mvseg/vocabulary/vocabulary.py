@@ -1,0 +1,229 @@
+"""The words of one dataset, in the order of its class indices, with what is known about each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .embeddings import check_embeddings, match_rows, read_embeddings
+from .suggestions import did_you_mean, normalize
+from .tables import builtin_table_path, columns_from_categories, read_table
+
+_PER_WORD = ("ids", "synonyms", "definitions", "image_count", "instance_count", "frequency", "novel")
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The n words of one dataset; position in every field is the dataset's own 0-based class index.
+
+    Args:
+        name: name of the vocabulary; two datasets with equal name and words share the columns of a label space.
+        names: the n words, all different.
+        ids: category ids of the annotation files; empty: 1..n.
+        synonyms: other names of each word; empty: none.
+        definitions: one sentence for each word, or None.
+        image_count: number of training images that show the class, or None.
+        instance_count: number of training instances of the class, or None.
+        frequency: "r", "c" or "f" (rare, common, frequent) as in LVIS, or None.
+        novel: whether the class is meant to be held out of training; empty: where ``frequency`` is "r", if given.
+        embeddings: text embeddings (n, D), float32, or None.
+
+    Raises:
+        ValueError: if there are no words, two are equal, or a field has another length than ``names``.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    ids: tuple[int, ...] = ()
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    definitions: tuple[str, ...] | None = None
+    image_count: tuple[int, ...] | None = None
+    instance_count: tuple[int, ...] | None = None
+    frequency: tuple[str, ...] | None = None
+    novel: tuple[bool, ...] = ()
+    embeddings: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        if n == 0:
+            raise ValueError(f"vocabulary {self.name!r} has no words")
+        self._complete("names", tuple(self.names))
+        self._complete("ids", tuple(self.ids) or tuple(range(1, n + 1)))
+        self._complete("synonyms", tuple(tuple(words) for words in self.synonyms) or ((),) * n)
+        rare = tuple(f == "r" for f in self.frequency) if self.frequency else (False,) * n
+        self._complete("novel", tuple(self.novel) or rare)
+        for field in _PER_WORD:
+            values = getattr(self, field)
+            if values is not None and len(values) != n:
+                raise ValueError(f"vocabulary {self.name!r}: {n} words but {len(values)} values in {field}")
+        for field, values in (("name", self.names), ("id", self.ids)):
+            twice = sorted({str(v) for v in values if values.count(v) > 1}) if len(set(values)) < n else []
+            if twice:
+                raise ValueError(f"vocabulary {self.name!r} has the same {field} twice: {', '.join(twice)}")
+        if self.embeddings is not None:
+            check_embeddings(self.embeddings, n, f"vocabulary {self.name!r}")
+            self._complete("embeddings", self.embeddings.float())
+
+    def _complete(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], name: str = "words") -> Vocabulary:
+        """Make a vocabulary from a list of words.
+
+        Args:
+            names: the words.
+            name: name of the vocabulary.
+
+        Returns:
+            A vocabulary with ids 1..n and no embeddings.
+        """
+        return cls(name=name, names=tuple(str(word) for word in names))
+
+    @classmethod
+    def from_table(cls, name: str) -> Vocabulary:
+        """Read a vocabulary that comes with mvseg.
+
+        Args:
+            name: ``"coco"``, ``"lvis_v1"``, ``"voc"``; see :func:`mvseg.vocabulary.builtin_tables`.
+
+        Returns:
+            The vocabulary of that name, without embeddings.
+        """
+        return cls.from_columns(read_table(builtin_table_path(name)), name)
+
+    @classmethod
+    def from_file(cls, path: str | Path, name: str | None = None) -> Vocabulary:
+        """Read a vocabulary from a file of names; see :func:`mvseg.vocabulary.read_table` for the formats.
+
+        Args:
+            path: txt, tsv, json or yaml file.
+            name: name of the vocabulary; None: the file's name without its ending.
+
+        Returns:
+            The vocabulary, without embeddings.
+        """
+        return cls.from_columns(read_table(path), name or Path(path).stem)
+
+    @classmethod
+    def from_categories(cls, categories: Sequence[Mapping[str, Any]], name: str) -> Vocabulary:
+        """Make a vocabulary from the ``categories`` of a COCO or LVIS file, in the order of their ids.
+
+        Args:
+            categories: dicts with ``id`` and ``name``, and for LVIS frequency, counts, synonyms and definition.
+            name: name of the vocabulary.
+
+        Returns:
+            The vocabulary, without embeddings.
+        """
+        return cls.from_columns(columns_from_categories(categories, f"categories of {name}"), name)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Sequence[Any]], name: str) -> Vocabulary:
+        """Make a vocabulary from columns as :func:`mvseg.vocabulary.read_table` returns them.
+
+        Args:
+            columns: field name to its n values; ``names`` is needed.
+            name: name of the vocabulary.
+
+        Returns:
+            The vocabulary, without embeddings.
+        """
+        return cls(name=name, **{field: tuple(values) for field, values in columns.items()})
+
+    def index(self, name: str) -> int:
+        """Look up a word; case, underscores and spaces are not told apart.
+
+        Args:
+            name: one of the words.
+
+        Returns:
+            Its class index, 0-based.
+
+        Raises:
+            KeyError: if there is no such word; the message lists the nearest words, or whose synonym it is.
+        """
+        if name in self.names:
+            return self.names.index(name)
+        word = normalize(name)
+        for index, known in enumerate(self.names):
+            if normalize(known) == word:
+                return index
+        owners = [n for n, words in zip(self.names, self.synonyms, strict=True) if word in map(normalize, words)]
+        hint = f"; it is a synonym of {', '.join(owners)}" if owners else did_you_mean(name, self.names)
+        raise KeyError(f"vocabulary {self.name!r} has no word {name!r}{hint}")
+
+    def subset(self, names: Iterable[str], name: str | None = None) -> Vocabulary:
+        """Keep some of the words, in the given order, with everything known about them.
+
+        Args:
+            names: the words to keep.
+            name: name of the new vocabulary; None keeps the name.
+
+        Returns:
+            A vocabulary with these words; ids and embeddings go along.
+        """
+        rows = [self.index(word) for word in names]
+        fields = {f: getattr(self, f) for f in ("names", *_PER_WORD)}
+        kept: dict[str, Any] = {
+            f: None if values is None else tuple(values[r] for r in rows) for f, values in fields.items()
+        }
+        embeddings = None if self.embeddings is None else self.embeddings[rows]
+        return dataclasses.replace(self, name=name or self.name, embeddings=embeddings, **kept)
+
+    def with_embeddings(
+        self,
+        source: str | Path | Tensor,
+        rows: Vocabulary | Sequence[str] | None = None,
+        width: int | None = None,
+    ) -> Vocabulary:
+        """Attach text embeddings from a file or a tensor.
+
+        Args:
+            source: ``.npy``, ``.npz`` or ``.safetensors`` file, or a tensor (m, D).
+            rows: the m words that the rows stand for, if they are not this vocabulary's words in their order: the
+                row of each word is then found by name or synonym. An ``.npz`` file may carry its own row names.
+            width: expected D; None: any.
+
+        Returns:
+            A copy with ``embeddings`` (n, D), float32, as in the file (not normalised).
+
+        Raises:
+            ValueError: if the number of rows, the width or a value is wrong, or a word has no row; the message names
+                the file, what was expected and what was found.
+        """
+        own_rows: tuple[str, ...] | None = None
+        if isinstance(source, Tensor):
+            table, where = source.detach().float(), f"embeddings for vocabulary {self.name!r}"
+        else:
+            where = f"embedding file {source}, vocabulary {self.name!r}"
+            table, own_rows = read_embeddings(source)
+        rows = own_rows if rows is None else rows
+        check_embeddings(table, len(self) if rows is None else len(rows), where, width)
+        if rows is not None:
+            row_names = rows.names if isinstance(rows, Vocabulary) else tuple(rows)
+            row_synonyms = rows.synonyms if isinstance(rows, Vocabulary) else None
+            table = table[match_rows(self.names, self.synonyms, row_names, row_synonyms, where)]
+        return dataclasses.replace(self, embeddings=table.contiguous())
+
+    def image_counts(self) -> Tensor:
+        """Give the number of training images of each class as a tensor.
+
+        Returns:
+            Counts (n,), float32.
+
+        Raises:
+            ValueError: if the vocabulary has no counts.
+        """
+        if self.image_count is None:
+            raise ValueError(f"vocabulary {self.name!r} has no image counts")
+        return torch.tensor(self.image_count, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""Utilities: processes, files, events, logging, registries."""

@@ -138,7 +138,8 @@ class Vocabulary:
         Returns:
             The vocabulary, without embeddings.
         """
-        return cls(name=name, **{field: tuple(values) for field, values in columns.items()})
+        fields: dict[str, Any] = {field: tuple(values) for field, values in columns.items()}
+        return cls(name=name, **fields)
 
     def index(self, name: str) -> int:
         """Look up a word; case, underscores and spaces are not told apart.

@@ -1,0 +1,238 @@
+"""A dataset card: one YAML file, or the same fields in Python, that says what a dataset is and where its files lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean
+
+from .supervision import check_supervision
+
+EVALUATORS = ("coco", "lvis")
+FILTER_FIELDS = ("frequency", "novel")
+
+
+def datasets_root() -> Path:
+    """Find the folder that relative paths of cards start from.
+
+    Returns:
+        ``$DETECTRON2_DATASETS``, or ``datasets`` in the working folder.
+    """
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What a dataset is and where its files lie.
+
+    Args:
+        name: name in ``cfg.DATASETS``.
+        format: format of the annotations: "coco", "lvis" or "voc".
+        image_root: folder of the images, absolute or relative to ``$DETECTRON2_DATASETS``.
+        annotations: annotation file (VOC: folder of XML files), absolute or relative likewise.
+        supervision: "boxes" or "masks"; see :mod:`mvseg.data.supervision`.
+        vocabulary: name of a built-in table ("coco", "lvis_v1", "voc"), a file of names, a list of names, or
+            ``{name: ..., names: [...]}``; None: the categories of the annotation file, in the order of their ids.
+        embeddings: file of text embeddings in the order of the vocabulary, or ``{file: ..., rows: ...}`` with the
+            built-in table or file of names that the rows follow.
+        evaluator: "coco" or "lvis"; empty: "lvis" for the format lvis, otherwise "coco".
+        split: file that lists the images to use, one a line (name with or without ending); None: all.
+        aliases: category name in the annotation file -> word of the vocabulary.
+        ignore: category names whose annotations are left out.
+        filter: keeps only annotations of some classes: ``{frequency: [c, f]}`` or ``{novel: false}``.
+        prepare: how to get the files; shown when one is missing.
+        source: the card's own file, if it has one.
+
+    Raises:
+        ValueError: if a field is missing or has a value that does not exist.
+    """
+
+    name: str
+    format: str
+    image_root: str
+    annotations: str
+    supervision: str = "boxes"
+    vocabulary: str | list[str] | dict[str, Any] | None = None
+    embeddings: str | dict[str, str] | None = None
+    evaluator: str = ""
+    split: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    ignore: list[str] = field(default_factory=list)
+    filter: dict[str, Any] = field(default_factory=dict)
+    prepare: str = ""
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("name", "format", "image_root", "annotations"):
+            value = getattr(self, key)
+            if not isinstance(value, str | Path) or not str(value):
+                raise ValueError(f"{self.where}: {key} must be a non-empty text, not {value!r}")
+            object.__setattr__(self, key, str(value))
+        check_supervision(self.supervision, self.where)
+        object.__setattr__(self, "evaluator", self.evaluator or ("lvis" if self.format == "lvis" else "coco"))
+        if self.evaluator not in EVALUATORS:
+            raise ValueError(
+                f"{self.where}: unknown evaluator {self.evaluator!r}{did_you_mean(self.evaluator, EVALUATORS)}"
+            )
+        for key, kind in (("aliases", Mapping), ("ignore", list | tuple), ("filter", Mapping)):
+            if not isinstance(getattr(self, key), kind):
+                raise ValueError(f"{self.where}: {key} has the wrong form: {getattr(self, key)!r}")
+        for key in self.filter:
+            if key not in FILTER_FIELDS:
+                raise ValueError(f"{self.where}: unknown filter {key!r}{did_you_mean(key, FILTER_FIELDS)}")
+
+    @property
+    def where(self) -> str:
+        """How errors call this card.
+
+        Returns:
+            Name of the dataset, and the card's file if it has one.
+        """
+        return f"dataset {self.name!r}" + (f" (card {self.source})" if self.source else "")
+
+    def resolve(self, path: str, near_card: bool = False) -> Path:
+        """Turn a path of the card into one that can be opened.
+
+        Args:
+            path: absolute, or relative to ``$DETECTRON2_DATASETS``.
+            near_card: look in the folder of the card's file first.
+
+        Returns:
+            The path; whether it exists is not checked.
+        """
+        if near_card and self.source is not None and (self.source.parent / path).exists():
+            return self.source.parent / path
+        return datasets_root() / Path(path).expanduser()
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """Build the vocabulary that the card names, without embeddings.
+
+        Returns:
+            The vocabulary, or None if it is to be taken from the annotation file.
+
+        Raises:
+            ValueError: if the entry has the wrong form, or names neither a built-in table nor a file.
+        """
+        entry = self.vocabulary
+        if entry is None:
+            return None
+        if isinstance(entry, Mapping):
+            if set(entry) != {"name", "names"}:
+                raise ValueError(f"{self.where}: vocabulary takes name and names, found {sorted(entry)}")
+            return Vocabulary.from_names(entry["names"], str(entry["name"]))
+        if isinstance(entry, list | tuple):
+            return Vocabulary.from_names(entry, self.name)
+        return self._named_vocabulary(str(entry), "vocabulary")
+
+    def attach_embeddings(self, vocabulary: Vocabulary) -> Vocabulary:
+        """Add the text embeddings that the card names.
+
+        Args:
+            vocabulary: the dataset's vocabulary of n words.
+
+        Returns:
+            The vocabulary with embeddings (n, D), float32; unchanged if the card names none.
+
+        Raises:
+            ValueError: if the entry has the wrong form, or the file does not fit the vocabulary.
+            FileNotFoundError: if the file does not exist.
+        """
+        entry: Any = self.embeddings
+        if entry is None:
+            return vocabulary
+        if not isinstance(entry, Mapping):
+            entry = {"file": str(entry)}
+        if "file" not in entry or set(entry) - {"file", "rows"}:
+            raise ValueError(f"{self.where}: embeddings takes file and rows, found {sorted(entry)}")
+        rows = self._named_vocabulary(entry["rows"], "embeddings.rows") if entry.get("rows") else None
+        path = self.resolve(entry["file"], near_card=True)
+        if not path.is_file():
+            raise FileNotFoundError(missing_message(self, "embedding file", path))
+        try:
+            return vocabulary.with_embeddings(path, rows)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from error
+
+    def _named_vocabulary(self, entry: str, key: str) -> Vocabulary:
+        if entry in builtin_tables():
+            return Vocabulary.from_table(entry)
+        path = self.resolve(entry, near_card=True)
+        if path.is_file():
+            return Vocabulary.from_file(path)
+        raise ValueError(
+            f"{self.where}: {key} {entry!r} is neither a built-in table ({', '.join(builtin_tables())}"
+            f"{did_you_mean(entry, builtin_tables(), show_all=0)}) nor a file ({path} does not exist)"
+        )
+
+
+def missing_message(card: DatasetCard, what: str, path: Path) -> str:
+    """Write the error for a file or folder of a card that is not there.
+
+    Args:
+        card: the card.
+        what: such as "annotation file".
+        path: where it was looked for.
+
+    Returns:
+        One text with the path, the folder that relative paths start from, the card, and how to get the files.
+    """
+    root = os.environ.get("DETECTRON2_DATASETS")
+    setting = f"DETECTRON2_DATASETS={root}" if root else "DETECTRON2_DATASETS is not set, so paths start at ./datasets"
+    advice = f" {card.prepare}" if card.prepare else ""
+    return f"{card.where}: {what} {path} does not exist ({setting}).{advice}"
+
+
+def make_card(fields: Mapping[str, Any], source: Path | None = None) -> DatasetCard:
+    """Make a card from plain fields, with errors that name the field.
+
+    Args:
+        fields: field name to value, as in YAML.
+        source: the card's file, if it has one.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: if a field is unknown (the nearest names are listed), missing or wrong.
+    """
+    where = f"card {source}" if source else f"dataset {fields.get('name', '?')!r}"
+    known = [f.name for f in dataclasses.fields(DatasetCard) if f.name != "source"]
+    for key in fields:
+        if key not in known:
+            raise ValueError(f"{where}: unknown field {key!r}{did_you_mean(str(key), known)}")
+    lacking = [key for key in ("name", "format", "image_root", "annotations") if key not in fields]
+    if lacking:
+        raise ValueError(f"{where}: missing field(s) {', '.join(lacking)}")
+    return DatasetCard(**fields, source=source)
+
+
+def load_card(path: str | Path) -> DatasetCard:
+    """Read a dataset card.
+
+    Args:
+        path: YAML file with the fields of :class:`DatasetCard`.
+
+    Returns:
+        The card.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not a mapping, or a field is unknown, missing or wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset card {path} does not exist")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"card {path} is not valid YAML: {error}") from error
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"card {path}: a card is a mapping of fields, found {type(fields).__name__}")
+    return make_card(fields, path.resolve())

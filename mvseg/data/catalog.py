@@ -1,0 +1,318 @@
+"""The datasets that exist: cards are registered in Detectron2's catalogs, read lazily and once, and looked up here."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
+
+from .card import DatasetCard, load_card, make_card
+from .checks import LoadReport
+from .sources import LoadedDataset, find_source
+
+__all__ = [
+    "DatasetCard",
+    "dataset_report",
+    "get_card",
+    "get_records",
+    "get_vocabulary",
+    "label_space",
+    "load_card",
+    "register_builtin_cards",
+    "register_card",
+    "register_cards",
+    "register_dataset",
+]
+
+logger = logging.getLogger(__name__)
+
+BUILTIN_CARDS = Path(__file__).parent / "cards"
+_LABEL_SPACES = {"concatenate": LabelSpace.concatenate, "merge_names": LabelSpace.merge_names}
+
+
+class _Entry:
+    """A registered card with what has been read of it so far."""
+
+    def __init__(self, card: DatasetCard, builtin: bool) -> None:
+        self.card = card
+        self.builtin = builtin
+        self._loaded: LoadedDataset | None = None
+        self._words: Vocabulary | None = None  # with embeddings
+
+    def loaded(self) -> LoadedDataset:
+        if self._loaded is None:
+            self._loaded = find_source(self.card)(self.card, self.card.read_vocabulary())
+            logger.info("Read %s\n%s", self.card.where, self._loaded.report.table())
+            self._publish(self._loaded)
+        return self._loaded
+
+    def records(self) -> list[dict[str, Any]]:
+        return list(self.loaded().records)
+
+    def vocabulary(self, embeddings: bool) -> Vocabulary:
+        if self._words is not None:
+            return self._words if embeddings else dataclasses.replace(self._words, embeddings=None)
+        words = self.card.read_vocabulary() or self.loaded().vocabulary
+        if not embeddings:
+            return words
+        self._words = self.card.attach_embeddings(words)
+        return self._words
+
+    def announce(self) -> None:
+        """Fill the metadata with what is known before the annotation file is read."""
+        card, metadata = self.card, MetadataCatalog.get(self.card.name)
+        metadata.set(
+            evaluator_type=card.evaluator,
+            image_root=str(card.resolve(card.image_root)),
+            supervision=card.supervision,
+        )
+        if _evaluates_on_file(card):
+            metadata.set(json_file=str(card.resolve(card.annotations)))
+        words = card.read_vocabulary()
+        if words is not None:
+            _publish_words(card.name, words)
+
+    def _publish(self, loaded: LoadedDataset) -> None:
+        metadata = MetadataCatalog.get(self.card.name)
+        _publish_words(self.card.name, loaded.vocabulary)
+        if "json_file" in metadata.as_dict() and not loaded.file_is_ground_truth and _evaluates_on_file(self.card):
+            if self.card.evaluator == "lvis":
+                raise ValueError(
+                    f"{self.card.where}: LVIS evaluation reads {metadata.json_file} itself, but its categories are not "
+                    f"vocabulary {loaded.vocabulary.name!r} with the same ids; leave the vocabulary out of the card"
+                )
+            # Metadata is write-once. Without a file, COCOEvaluator writes one from the records, with the right ids.
+            del metadata.json_file
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def register_card(card: DatasetCard, builtin: bool = False) -> None:
+    """Register a dataset in DatasetCatalog and MetadataCatalog; its annotations are read when first asked for.
+
+    A card replaces a dataset of the same name that came with Detectron2 or with mvseg.
+
+    Args:
+        card: the card.
+        builtin: the card came with mvseg; a later card may replace it.
+
+    Raises:
+        ValueError: if another card of the user's has the same name, or the format or the vocabulary does not exist.
+    """
+    find_source(card)
+    known = _entries.get(card.name)
+    if known is not None and not known.builtin and not builtin:
+        if known.card == card:
+            return
+        raise ValueError(f"{card.where}: the name is taken by {known.card.where}; choose another")
+    if known is not None and builtin and not known.builtin:
+        return  # the user's card of this name stays
+    entry = _Entry(card, builtin)
+    card.read_vocabulary()  # fail before anything of the old registration is gone
+    if card.name in DatasetCatalog:
+        logger.debug("%s replaces the registered dataset of that name", card.where)
+        DatasetCatalog.remove(card.name)
+    if card.name in MetadataCatalog:
+        MetadataCatalog.remove(card.name)
+    DatasetCatalog.register(card.name, entry.records)
+    entry.announce()
+    _entries[card.name] = entry
+
+
+def register_dataset(**fields: Any) -> DatasetCard:
+    """Register a dataset from Python, without a YAML file.
+
+    Args:
+        **fields: the fields of :class:`DatasetCard`; name, format, image_root and annotations are needed.
+
+    Returns:
+        The registered card.
+
+    Raises:
+        ValueError: if a field is unknown (the nearest names are listed), missing or wrong.
+    """
+    card = make_card(fields)
+    register_card(card)
+    return card
+
+
+def register_cards(paths: str | Path | Iterable[str | Path], builtin: bool = False) -> list[str]:
+    """Register cards from files and folders.
+
+    Args:
+        paths: one or several YAML files, or folders whose ``*.yaml`` files are cards.
+        builtin: the cards came with mvseg.
+
+    Returns:
+        Names of the datasets, in the order of the files.
+
+    Raises:
+        FileNotFoundError: if a path does not exist, or a folder has no card.
+        ValueError: if a card is wrong.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    names = []
+    for path in map(Path, paths):
+        files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        if not files:
+            raise FileNotFoundError(f"folder {path} holds no dataset card (*.yaml)")
+        for file in files:
+            card = load_card(file)
+            register_card(card, builtin)
+            names.append(card.name)
+    return names
+
+
+def register_builtin_cards() -> list[str]:
+    """Register the cards that come with mvseg; done on ``import mvseg.data``.
+
+    Call it again after ``$DETECTRON2_DATASETS`` has changed.
+
+    Returns:
+        Names of the datasets.
+    """
+    return register_cards(BUILTIN_CARDS, builtin=True)
+
+
+def get_card(name: str) -> DatasetCard:
+    """Look up the card of a dataset.
+
+    Args:
+        name: name of a registered dataset. For one that was registered with Detectron2's own functions a card is made
+            from its metadata; its supervision is the metadata's ``supervision``, else "masks" if it has a
+            ``json_file``, else "boxes".
+
+    Returns:
+        The card.
+
+    Raises:
+        KeyError: if there is no such dataset; the message lists the nearest names.
+    """
+    if name in _entries:
+        return _entries[name].card
+    if name not in DatasetCatalog.list():
+        raise KeyError(f"no dataset {name!r}{did_you_mean(name, DatasetCatalog.list())}")
+    metadata = MetadataCatalog.get(name)
+    json_file, evaluator = metadata.get("json_file", ""), metadata.get("evaluator_type", "coco")
+    return DatasetCard(
+        name=name,
+        format="detectron2",
+        image_root=str(metadata.get("image_root", ".")),
+        annotations=str(json_file) or "(registered by a function)",
+        supervision=metadata.get("supervision", "masks" if json_file else "boxes"),
+        evaluator=evaluator if evaluator in ("coco", "lvis") else "coco",
+    )
+
+
+def get_records(name: str) -> list[dict[str, Any]]:
+    """Read a dataset, once; every record says its dataset and its supervision.
+
+    Args:
+        name: name of a registered dataset, with or without a card.
+
+    Returns:
+        Records in Detectron2's standard form; do not change them, later calls return the same dicts.
+
+    Raises:
+        KeyError: if there is no such dataset.
+    """
+    card = get_card(name)
+    if name in _entries:
+        return _entries[name].records()
+    extra = {"dataset": name, "supervision": card.supervision}
+    return [{**extra, **record} for record in DatasetCatalog.get(name)]
+
+
+def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
+    """Give the words of a dataset.
+
+    Args:
+        name: name of a registered dataset; without a card, the words are its metadata's ``thing_classes``.
+        embeddings: attach the text embeddings that the card names.
+
+    Returns:
+        The vocabulary; its order is that of the records' ``category_id``.
+
+    Raises:
+        KeyError: if there is no such dataset.
+        ValueError: if a dataset without a card has no ``thing_classes``, or the embeddings do not fit.
+    """
+    card = get_card(name)
+    if name in _entries:
+        return _entries[name].vocabulary(embeddings)
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("thing_classes"):
+        DatasetCatalog.get(name)  # load_coco_json fills the metadata while it reads
+    words = metadata.get("thing_classes")
+    if not words:
+        raise ValueError(f"{card.where} has no card, and its metadata no thing_classes: set them, or write a card")
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    ordered = tuple(sorted(ids, key=lambda key: ids[key])) if len(ids) == len(words) else ()
+    counts = metadata.get("class_image_count")
+    image_count = tuple(c["image_count"] for c in sorted(counts, key=lambda c: c["id"])) if counts else None
+    return Vocabulary(name=name, names=tuple(words), ids=ordered, image_count=image_count)
+
+
+def label_space(
+    names: Sequence[str], kind: Literal["concatenate", "merge_names"] = "concatenate", embeddings: bool = True
+) -> LabelSpace:
+    """Join the vocabularies of several datasets.
+
+    Args:
+        names: names of registered datasets.
+        kind: "concatenate": own columns for every vocabulary; "merge_names": equal words share a column.
+        embeddings: attach the text embeddings that the cards name.
+
+    Returns:
+        The label space.
+
+    Raises:
+        KeyError: if a dataset does not exist.
+        ValueError: if the kind does not exist, or the embeddings do not fit together.
+    """
+    if kind not in _LABEL_SPACES:
+        raise ValueError(f"label space {kind!r}{did_you_mean(kind, _LABEL_SPACES)}")
+    return _LABEL_SPACES[kind]({name: get_vocabulary(name, embeddings) for name in names})
+
+
+def dataset_report(name: str) -> LoadReport:
+    """Read a dataset and give the counts of what was found.
+
+    Args:
+        name: name of a dataset that has a card.
+
+    Returns:
+        The report.
+
+    Raises:
+        KeyError: if no card of that name is registered.
+    """
+    if name not in _entries:
+        raise KeyError(f"no dataset card {name!r}{did_you_mean(name, _entries)}")
+    return _entries[name].loaded().report
+
+
+def _evaluates_on_file(card: DatasetCard) -> bool:
+    """Whether the annotation file itself can be the evaluator's ground truth, as far as the card tells."""
+    inline = card.vocabulary is not None and not isinstance(card.vocabulary, str)
+    changed = card.aliases or card.ignore or card.filter or card.split
+    return card.format in ("coco", "lvis") and not inline and not changed
+
+
+def _publish_words(name: str, words: Vocabulary) -> None:
+    metadata = MetadataCatalog.get(name)
+    metadata.set(
+        thing_classes=list(words.names),
+        thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(words.ids)},
+    )
+    if words.image_count is not None:
+        counts = zip(words.ids, words.image_count, strict=True)
+        metadata.set(class_image_count=[{"id": id_, "image_count": count} for id_, count in counts])

@@ -1,0 +1,168 @@
+"""Checks of annotations while a file is read, and the report that counts what was found."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+
+CLIP_TOLERANCE = 1.0  # pixels that a box may reach outside its image without being counted
+_ROWS = (
+    ("images", "images"),
+    ("annotated_images", "images with annotations"),
+    ("empty_images", "images without annotations"),
+    ("instances", "instances"),
+    ("crowd", "of these crowd regions or difficult (not trained on)"),
+    ("zero_area", "boxes without area: dropped"),
+    ("outside", "boxes outside their image: dropped"),
+    ("clipped", "boxes reaching outside their image: clipped"),
+    ("bad_polygons", "polygons with fewer than 3 points: dropped"),
+    ("no_mask", "instances left without a mask: dropped"),
+    ("ignored", "annotations of ignored categories: left out"),
+    ("filtered", "annotations of filtered classes: left out"),
+    ("unlisted_images", "images not in the split: left out"),
+    ("sizes_read", "image sizes read from the image file"),
+)
+
+
+@dataclass
+class LoadReport:
+    """Counts of what was found while one dataset was read.
+
+    Args:
+        dataset: name of the dataset.
+        counts: counter name to number; the names are those of the table.
+    """
+
+    dataset: str
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, what: str, number: int = 1) -> None:
+        """Count something.
+
+        Args:
+            what: counter name.
+            number: how many.
+        """
+        self.counts[what] += number
+
+    def table(self) -> str:
+        """Write the counts as one table.
+
+        Returns:
+            A text table; problems that did not occur are left out.
+        """
+        always = ("images", "annotated_images", "instances")
+        rows = [(text, self.counts[key]) for key, text in _ROWS if self.counts[key] or key in always]
+        return tabulate(rows, headers=[f"dataset {self.dataset}", "count"], tablefmt="github", intfmt=",")
+
+
+def check_box(box: Any, height: int, width: int, where: str, report: LoadReport) -> list[float] | None:
+    """Check one box, clip it to its image, and count what was wrong.
+
+    Args:
+        box: (x, y, width, height) in pixels, from the annotation file.
+        height: image height in pixels.
+        width: image width in pixels.
+        where: file and annotation named in the error.
+        report: gets the counts.
+
+    Returns:
+        The box (x, y, width, height), unchanged if it lies inside; None if it has no area or lies outside.
+
+    Raises:
+        ValueError: if the box is not four finite numbers.
+    """
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), found {box!r}")
+    x, y, w, h = box
+    if not math.isfinite(x + y + w + h):
+        raise ValueError(f"{where}: bbox must be finite numbers, found {box!r}")
+    if w <= 0 or h <= 0:
+        report.add("zero_area")
+        return None
+    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
+        return [x, y, w, h]
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    if right <= left or bottom <= top:
+        report.add("outside")
+        return None
+    if max(left - x, top - y, x + w - right, y + h - bottom) > CLIP_TOLERANCE:
+        report.add("clipped")
+    return [left, top, right - left, bottom - top]
+
+
+def check_segmentation(segmentation: Any, height: int, width: int, where: str, report: LoadReport) -> Any:
+    """Check one segmentation.
+
+    Args:
+        segmentation: list of polygons [x0, y0, x1, y1, ...] in pixels, or RLE ``{size: [height, width], counts}``.
+        height: image height in pixels.
+        width: image width in pixels.
+        where: file and annotation named in the error.
+        report: gets the counts.
+
+    Returns:
+        The polygons that have at least three points, or compressed RLE; None if nothing is left.
+
+    Raises:
+        ValueError: if it is neither polygons nor RLE of the image's size.
+    """
+    if isinstance(segmentation, dict):
+        return _check_rle(segmentation, height, width, where)
+    is_polygons = isinstance(segmentation, list) and all(
+        isinstance(p, list) and all(isinstance(v, int | float) for v in p) for p in segmentation
+    )
+    if not is_polygons:
+        raise ValueError(
+            f"{where}: segmentation is neither a list of polygons [[x0, y0, x1, y1, ...], ...] nor RLE "
+            f"{{size, counts}}: {_excerpt(segmentation)}"
+        )
+    good = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    report.add("bad_polygons", len(segmentation) - len(good))
+    if not good:
+        report.add("no_mask")
+        return None
+    return good
+
+
+def _check_rle(rle: dict[str, Any], height: int, width: int, where: str) -> dict[str, Any]:
+    from pycocotools import mask as mask_util
+
+    counts, size = rle.get("counts"), rle.get("size")
+    if not isinstance(counts, list | str | bytes) or not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"{where}: segmentation is not RLE {{size, counts}}: {_excerpt(rle)}")
+    if list(size) != [height, width]:
+        raise ValueError(f"{where}: RLE of size {list(size)} in an image of {height} x {width} (height x width)")
+    if isinstance(counts, list):
+        if sum(counts) != height * width:
+            raise ValueError(f"{where}: RLE counts cover {sum(counts)} pixels, the image has {height * width}")
+        return dict(mask_util.frPyObjects({"size": list(size), "counts": counts}, height, width))
+    return {"size": list(size), "counts": counts}
+
+
+def check_unique(ids: Sequence[Any], what: str, where: str) -> None:
+    """Check that no id occurs twice.
+
+    Args:
+        ids: the ids of a file.
+        what: what they are ids of, such as "image id".
+        where: file named in the error.
+
+    Raises:
+        ValueError: naming the first ids that occur twice.
+    """
+    if len(set(ids)) == len(ids):
+        return
+    twice = [str(i) for i, count in Counter(ids).items() if count > 1]
+    more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+    raise ValueError(f"{where}: duplicate {what} {', '.join(twice[:5])}{more}")
+
+
+def _excerpt(value: Any, length: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "..."

@@ -1,0 +1,223 @@
+"""What every source of annotations returns, and how its category names become class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvseg.vocabulary import Vocabulary, did_you_mean
+from mvseg.vocabulary.suggestions import normalize
+
+from ..card import DatasetCard, missing_message
+from ..checks import LoadReport
+
+IGNORED = -1  # class index of categories that the card ignores
+FILTERED = -2  # class index of categories that the card's filter leaves out
+
+
+@dataclass
+class LoadedDataset:
+    """A dataset that has been read.
+
+    Args:
+        records: one dict for each image in Detectron2's standard form; category_id is the index in ``vocabulary``.
+        vocabulary: the words, without embeddings.
+        report: counts of what was found.
+        file_is_ground_truth: whether an evaluator can read the annotation file as it is: its categories are the
+            vocabulary, with the same ids, and no annotation is left out.
+    """
+
+    records: list[dict[str, Any]]
+    vocabulary: Vocabulary
+    report: LoadReport
+    file_is_ground_truth: bool = False
+
+
+Source = Callable[[DatasetCard, "Vocabulary | None"], LoadedDataset]
+FORMATS: dict[str, Source] = {}
+
+
+def register_format(name: str) -> Callable[[Source], Source]:
+    """Register the reader of an annotation format, so that cards can name it.
+
+    Args:
+        name: value of ``format`` in a card.
+
+    Returns:
+        A decorator for a function ``(card, vocabulary or None) -> LoadedDataset``.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def add(source: Source) -> Source:
+        if name in FORMATS:
+            raise ValueError(f"annotation format {name!r} is already registered by {FORMATS[name].__module__}")
+        FORMATS[name] = source
+        return source
+
+    return add
+
+
+def find_source(card: DatasetCard) -> Source:
+    """Look up the reader of a card's format.
+
+    Args:
+        card: the card.
+
+    Returns:
+        The registered function.
+
+    Raises:
+        ValueError: if there is no such format; the message lists what exists.
+    """
+    if card.format not in FORMATS:
+        raise ValueError(f"{card.where}: unknown format {card.format!r}{did_you_mean(card.format, FORMATS)}")
+    return FORMATS[card.format]
+
+
+def class_indices(
+    card: DatasetCard, categories: Sequence[str], vocabulary: Vocabulary, examples: Mapping[str, str], where: str
+) -> dict[str, int]:
+    """Find the class index of every category name of an annotation file.
+
+    Args:
+        card: gives ``aliases``, ``ignore`` and ``filter``.
+        categories: the names in the file.
+        vocabulary: the dataset's words.
+        examples: category name -> an annotation that has it, for the error.
+        where: file named in the error.
+
+    Returns:
+        Category name to class index, IGNORED or FILTERED.
+
+    Raises:
+        ValueError: if a category is neither in the vocabulary nor ignored, or the card mentions a category that
+            the file does not have.
+    """
+    for key, mentioned in (("aliases", card.aliases), ("ignore", card.ignore)):
+        for name in mentioned:
+            if name not in categories:
+                raise ValueError(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
+    word_index = {normalize(word): index for index, word in enumerate(vocabulary.names)}
+    result: dict[str, int] = {}
+    unknown: list[str] = []
+    for name in categories:
+        if name in card.ignore:
+            result[name] = IGNORED
+            continue
+        index = word_index.get(normalize(card.aliases.get(name, name)))
+        if index is None:
+            seen = f" ({examples[name]})" if name in examples else ""
+            unknown.append(f"{name!r}{seen}{did_you_mean(name, vocabulary.names, show_all=0)}")
+        else:
+            result[name] = FILTERED if _filtered(card, vocabulary, index) else index
+    if unknown:
+        more = f"\n  and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise ValueError(
+            f"{card.where}: {len(unknown)} categories of {where} are not in vocabulary {vocabulary.name!r}:\n  "
+            + "\n  ".join(unknown[:10])
+            + f"{more}\nmap them in the card (aliases: {{category: word}}) or leave them out (ignore: [category])"
+        )
+    return result
+
+
+def _filtered(card: DatasetCard, vocabulary: Vocabulary, index: int) -> bool:
+    for key, wanted in card.filter.items():
+        values = getattr(vocabulary, key)
+        if values is None:
+            raise ValueError(f"{card.where}: filter by {key}, but vocabulary {vocabulary.name!r} does not have it")
+        if values[index] not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
+            return True
+    return False
+
+
+def check_folder(card: DatasetCard, path: Path, what: str) -> Path:
+    """Check that a folder of a card exists.
+
+    Args:
+        card: the card.
+        path: the folder.
+        what: what it is, such as "image folder".
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: naming the path that was tried, DETECTRON2_DATASETS and the card.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(missing_message(card, what, path))
+    return path
+
+
+def check_images(card: DatasetCard, records: Sequence[Mapping[str, Any]], samples: int = 8) -> None:
+    """Check that there is something to work with: annotated images whose files lie where the card says.
+
+    Only a few files are looked up (a data set can have millions); single missing files are found when they are read.
+
+    Args:
+        card: the card.
+        records: the dataset's records.
+        samples: number of files looked up, spread over the dataset.
+
+    Raises:
+        ValueError: if no image has an annotation.
+        FileNotFoundError: if none of the files looked up exists.
+    """
+    if not any(record["annotations"] for record in records):
+        raise ValueError(
+            f"{card.where}: no usable image: {len(records)} images, none with an annotation that could be kept"
+        )
+    step = max(1, len(records) // samples)
+    paths = [Path(record["file_name"]) for record in records[::step][:samples]]
+    if not any(path.exists() for path in paths):
+        message = missing_message(card, f"none of {len(paths)} images looked up is there; the first,", paths[0])
+        raise FileNotFoundError(message)
+
+
+def new_record(card: DatasetCard, file_name: Path, height: int, width: int, image_id: int | str) -> dict[str, Any]:
+    """Start the record of one image.
+
+    Args:
+        card: the card.
+        file_name: path of the image.
+        height: image height in pixels.
+        width: image width in pixels.
+        image_id: id of the image in the dataset.
+
+    Returns:
+        A record in Detectron2's standard form, with the dataset's name and supervision and no annotations yet.
+    """
+    return {
+        "file_name": str(file_name),
+        "height": height,
+        "width": width,
+        "image_id": image_id,
+        "dataset": card.name,
+        "supervision": card.supervision,
+        "annotations": [],
+    }
+
+
+def read_split(card: DatasetCard) -> set[str] | None:
+    """Read the list of images that the card restricts itself to.
+
+    Args:
+        card: the card.
+
+    Returns:
+        Names without folder and ending; None if the card has no split.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+    """
+    if card.split is None:
+        return None
+    path = card.resolve(card.split, near_card=True)
+    if not path.is_file():
+        raise FileNotFoundError(missing_message(card, "split file", path))
+    lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines()
+    return {Path(line.split()[0]).stem for line in lines if line.strip()}

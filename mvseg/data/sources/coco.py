@@ -1,0 +1,224 @@
+"""COCO annotation files (instances: boxes, polygons, RLE) as Detectron2 records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from mvseg.vocabulary import Vocabulary
+
+from ..card import DatasetCard, missing_message
+from ..checks import LoadReport, check_box, check_segmentation, check_unique
+from ..supervision import has_masks
+from .base import (
+    FILTERED,
+    IGNORED,
+    LoadedDataset,
+    check_folder,
+    check_images,
+    class_indices,
+    new_record,
+    read_split,
+    register_format,
+)
+
+ImageHook = Callable[[dict[str, Any], Mapping[str, Any], Mapping[int, int]], None]
+
+
+@register_format("coco")
+def load_coco(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDataset:
+    """Read a COCO instances file.
+
+    Args:
+        card: the dataset's card.
+        vocabulary: the dataset's words; None: the categories of the file, in the order of their ids.
+
+    Returns:
+        Records with the class index in the vocabulary as category_id, and the report.
+
+    Raises:
+        FileNotFoundError: if the annotation file or the image folder does not exist.
+        ValueError: if the file is not COCO JSON, or an annotation is wrong; the message names the annotation.
+    """
+    return load_coco_like(card, vocabulary, file_of_image=lambda image: str(image["file_name"]))
+
+
+def load_coco_like(
+    card: DatasetCard,
+    vocabulary: Vocabulary | None,
+    file_of_image: Callable[[Mapping[str, Any]], str],
+    finish_image: ImageHook | None = None,
+) -> LoadedDataset:
+    """Read a file with the layout of COCO; formats built on it differ in the two hooks.
+
+    Args:
+        card: the dataset's card.
+        vocabulary: the dataset's words; None: the categories of the file.
+        file_of_image: gives the file name of an image entry, relative to the image folder.
+        finish_image: called with the record, the image entry and category id -> class index.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        FileNotFoundError: if the annotation file or the image folder does not exist.
+        ValueError: if the file is not COCO JSON, or an annotation is wrong.
+    """
+    path = card.resolve(card.annotations)
+    tree = read_coco_json(card, path)
+    root = check_folder(card, card.resolve(card.image_root), "image folder")
+    report = LoadReport(card.name)
+    vocabulary, classes = _match_categories(card, tree, vocabulary, path)
+    records = _image_records(card, tree["images"], root, path, file_of_image, report)
+    _add_annotations(card, records, tree["annotations"], classes, path, report)
+    if finish_image is not None:
+        for image in tree["images"]:
+            if image["id"] in records:
+                finish_image(records[image["id"]], image, classes)
+    result = list(records.values())
+    check_images(card, result)
+    report.add("images", len(result))
+    report.add("annotated_images", sum(bool(r["annotations"]) for r in result))
+    report.add("empty_images", sum(not r["annotations"] for r in result))
+    same_ids = {v: k for k, v in classes.items() if v >= 0} == dict(enumerate(vocabulary.ids))
+    whole = len(classes) == len(vocabulary) and card.split is None
+    return LoadedDataset(result, vocabulary, report, file_is_ground_truth=same_ids and whole)
+
+
+def read_coco_json(card: DatasetCard, path: Path) -> dict[str, Any]:
+    """Read a file and check that it has the layout of COCO.
+
+    Args:
+        card: the dataset's card.
+        path: the annotation file.
+
+    Returns:
+        The tree, with ``images``, ``annotations`` and ``categories``.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not JSON or lacks a part of COCO's layout.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(missing_message(card, "annotation file", path))
+    try:
+        tree = json.loads(path.read_bytes())
+    except ValueError as error:  # JSONDecodeError, or bytes that are no text
+        raise ValueError(f"{card.where}: {path} is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{card.where}: {path} is not COCO JSON: its top level is a {type(tree).__name__}")
+    needed = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+    for part, keys in needed.items():
+        if not isinstance(tree.get(part), list):
+            raise ValueError(
+                f"{card.where}: {path} is not COCO JSON: it needs the lists {', '.join(needed)}, "
+                f"but {part} is missing; it has: {', '.join(map(str, tree)) or 'nothing'}"
+            )
+        for number, entry in enumerate(tree[part]):
+            if not isinstance(entry, dict) or any(key not in entry for key in keys):
+                raise ValueError(f"{card.where}: {path}: {part}[{number}] needs {', '.join(keys)}: {entry!r:.120}")
+    check_unique([image["id"] for image in tree["images"]], "image id", f"{card.where}: {path}")
+    check_unique([c["id"] for c in tree["categories"]], "category id", f"{card.where}: {path}")
+    numbered = [a["id"] for a in tree["annotations"] if "id" in a]
+    check_unique(numbered, "annotation id", f"{card.where}: {path}")
+    return tree
+
+
+def _match_categories(
+    card: DatasetCard, tree: Mapping[str, Any], vocabulary: Vocabulary | None, path: Path
+) -> tuple[Vocabulary, dict[int, int]]:
+    """Return the vocabulary and category id -> class index (or IGNORED, FILTERED)."""
+    categories = tree["categories"]
+    if vocabulary is None:
+        kept = [c for c in categories if c["name"] not in card.ignore and c["name"] not in card.aliases]
+        vocabulary = Vocabulary.from_categories(kept, card.name)
+    name_of = {c["id"]: str(c["name"]) for c in categories}
+    examples: dict[str, str] = {}
+    for annotation in tree["annotations"]:
+        if annotation["category_id"] not in name_of:
+            raise ValueError(
+                f"{card.where}: {path}: annotation {annotation.get('id')} (image {annotation['image_id']}) has "
+                f"category_id {annotation['category_id']!r}, which is not among the file's categories "
+                f"{min(name_of)} to {max(name_of)}"
+            )
+        name = name_of[annotation["category_id"]]
+        if name not in examples:
+            examples[name] = f"id {annotation['category_id']}, annotation {annotation.get('id')}"
+    by_name = class_indices(card, list(name_of.values()), vocabulary, examples, str(path))
+    return vocabulary, {category_id: by_name[name] for category_id, name in name_of.items()}
+
+
+def _image_records(
+    card: DatasetCard,
+    images: list[dict[str, Any]],
+    root: Path,
+    path: Path,
+    file_of_image: Callable[[Mapping[str, Any]], str],
+    report: LoadReport,
+) -> dict[Any, dict[str, Any]]:
+    split = read_split(card)
+    records = {}
+    for image in images:
+        try:
+            name, height, width = file_of_image(image), int(image["height"]), int(image["width"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{card.where}: {path}: image {image['id']} needs file_name, height and width: {error!r}"
+            ) from error
+        if height <= 0 or width <= 0:
+            raise ValueError(f"{card.where}: {path}: image {image['id']} has size {height} x {width}")
+        if split is not None and Path(name).stem not in split:
+            report.add("unlisted_images")
+            continue
+        records[image["id"]] = new_record(card, root / name, height, width, image["id"])
+    return records
+
+
+def _add_annotations(
+    card: DatasetCard,
+    records: dict[Any, dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    classes: Mapping[int, int],
+    path: Path,
+    report: LoadReport,
+) -> None:
+    masks = has_masks(card.supervision)
+    for number, annotation in enumerate(annotations):
+        record = records.get(annotation["image_id"])
+        where = f"{card.where}: {path}: annotation {annotation.get('id', f'number {number}')}"
+        if record is None:
+            if card.split is None:
+                raise ValueError(f"{where} belongs to image {annotation['image_id']!r}, which the file does not have")
+            continue
+        index = classes[annotation["category_id"]]
+        if index in (IGNORED, FILTERED):
+            report.add("ignored" if index == IGNORED else "filtered")
+            continue
+        made = _make_annotation(annotation, record, masks, where, report)
+        if made is not None:
+            made["category_id"] = index
+            record["annotations"].append(made)
+            report.add("instances")
+            report.add("crowd", made["iscrowd"])
+
+
+def _make_annotation(
+    annotation: Mapping[str, Any], record: Mapping[str, Any], masks: bool, where: str, report: LoadReport
+) -> dict[str, Any] | None:
+    height, width = record["height"], record["width"]
+    box = check_box(annotation.get("bbox"), height, width, where, report)
+    if box is None:
+        return None
+    made: dict[str, Any] = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": int(annotation.get("iscrowd", 0))}
+    if masks:
+        if annotation.get("segmentation") is None:
+            raise ValueError(f"{where} has no segmentation, but the card says supervision: masks")
+        segmentation = check_segmentation(annotation["segmentation"], height, width, where, report)
+        if segmentation is None:
+            return None
+        made["segmentation"] = segmentation
+    return made

@@ -2,13 +2,12 @@
 
 from detectron2.config.config import CfgNode
 
+# fmt: off
 _C = CfgNode(
     {
         "VERSION": 2,  # key names changed with 1 and 2; see compat.py
         "MODEL": {
-            "LOAD_PROPOSALS": False,
-            "MASK_ON": False,
-            "KEYPOINT_ON": False,
+            "LOAD_PROPOSALS": False, "MASK_ON": False, "KEYPOINT_ON": False,
             "DEVICE": "cuda",  # where build_model puts the model
             "META_ARCHITECTURE": "GeneralizedRCNN",
             "WEIGHTS": "",  # path or URL of the weights that training starts from, or that are evaluated
@@ -19,9 +18,7 @@ _C = CfgNode(
                 "FREEZE_AT": 2,  # 0: nothing; 1: stem; 2: stem and res2; ...
             },
             "FPN": {
-                "IN_FEATURES": [],
-                "OUT_CHANNELS": 256,
-                "NORM": "",
+                "IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "",
                 "FUSE_TYPE": "sum",  # sum or avg
             },
             "PROPOSAL_GENERATOR": {
@@ -37,93 +34,57 @@ _C = CfgNode(
                 "OFFSET": 0.0,  # of the first anchor centre, in strides
             },
             "RPN": {
-                "HEAD_NAME": "StandardRPNHead",
-                "IN_FEATURES": ["res4"],
+                "HEAD_NAME": "StandardRPNHead", "IN_FEATURES": ["res4"],
                 "BOUNDARY_THRESH": -1,  # anchors that leave the image by more pixels are not trained; -1: all are
-                # below the first: background; above the second: object; between: ignored
-                "IOU_THRESHOLDS": [0.3, 0.7],
-                "IOU_LABELS": [0, -1, 1],
-                "BATCH_SIZE_PER_IMAGE": 256,
-                "POSITIVE_FRACTION": 0.5,
+                "IOU_THRESHOLDS": [0.3, 0.7],  # below the first: background; above the second: object; between: ignored
+                "IOU_LABELS": [0, -1, 1], "BATCH_SIZE_PER_IMAGE": 256, "POSITIVE_FRACTION": 0.5,
                 "BBOX_REG_LOSS_TYPE": "smooth_l1",  # smooth_l1, giou, diou or ciou
-                "BBOX_REG_LOSS_WEIGHT": 1.0,
-                "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+                "BBOX_REG_LOSS_WEIGHT": 1.0, "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
                 "SMOOTH_L1_BETA": 0.0,  # 0: plain L1
                 "LOSS_WEIGHT": 1.0,
                 "PRE_NMS_TOPK_TRAIN": 12000,  # per level
                 "PRE_NMS_TOPK_TEST": 6000,
                 "POST_NMS_TOPK_TRAIN": 2000,  # over all levels
-                "POST_NMS_TOPK_TEST": 1000,
-                "NMS_THRESH": 0.7,
+                "POST_NMS_TOPK_TEST": 1000, "NMS_THRESH": 0.7,
                 "CONV_DIMS": [-1],  # -1: as many channels as the input has
             },
             "ROI_HEADS": {
                 "NAME": "Res5ROIHeads",
                 "NUM_CLASSES": 80,  # without background
-                "IN_FEATURES": ["res4"],
-                "IOU_THRESHOLDS": [0.5],
-                "IOU_LABELS": [0, 1],
-                "BATCH_SIZE_PER_IMAGE": 512,
+                "IN_FEATURES": ["res4"], "IOU_THRESHOLDS": [0.5], "IOU_LABELS": [0, 1], "BATCH_SIZE_PER_IMAGE": 512,
                 "POSITIVE_FRACTION": 0.25,  # largest share of foreground in a sampled batch
-                "SCORE_THRESH_TEST": 0.05,
-                "NMS_THRESH_TEST": 0.5,
+                "SCORE_THRESH_TEST": 0.05, "NMS_THRESH_TEST": 0.5,
                 "PROPOSAL_APPEND_GT": True,  # training proposals include the ground truth
             },
             "ROI_BOX_HEAD": {
-                "NAME": "",
-                "BBOX_REG_LOSS_TYPE": "smooth_l1",
-                "BBOX_REG_LOSS_WEIGHT": 1.0,
-                "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
-                "SMOOTH_L1_BETA": 0.0,
-                "POOLER_RESOLUTION": 14,
+                "NAME": "", "BBOX_REG_LOSS_TYPE": "smooth_l1", "BBOX_REG_LOSS_WEIGHT": 1.0,
+                "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0), "SMOOTH_L1_BETA": 0.0, "POOLER_RESOLUTION": 14,
                 "POOLER_SAMPLING_RATIO": 0,  # 0: chosen from the size of the region
-                "POOLER_TYPE": "ROIAlignV2",
-                "NUM_FC": 0,
-                "FC_DIM": 1024,
-                "NUM_CONV": 0,
-                "CONV_DIM": 256,
-                "NORM": "",
-                "CLS_AGNOSTIC_BBOX_REG": False,
-                "TRAIN_ON_PRED_BOXES": False,
+                "POOLER_TYPE": "ROIAlignV2", "NUM_FC": 0, "FC_DIM": 1024, "NUM_CONV": 0, "CONV_DIM": 256, "NORM": "",
+                "CLS_AGNOSTIC_BBOX_REG": False, "TRAIN_ON_PRED_BOXES": False,
                 "USE_FED_LOSS": False,  # federated loss; needs class_image_count in the metadata of the training set
-                "USE_SIGMOID_CE": False,
-                "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
-                "FED_LOSS_NUM_CLASSES": 50,
+                "USE_SIGMOID_CE": False, "FED_LOSS_FREQ_WEIGHT_POWER": 0.5, "FED_LOSS_NUM_CLASSES": 50,
             },
             "ROI_BOX_CASCADE_HEAD": {
                 "BBOX_REG_WEIGHTS": ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0)),
                 "IOUS": (0.5, 0.6, 0.7),  # one stage each
             },
             "ROI_MASK_HEAD": {
-                "NAME": "MaskRCNNConvUpsampleHead",
-                "POOLER_RESOLUTION": 14,
-                "POOLER_SAMPLING_RATIO": 0,
-                "NUM_CONV": 0,
-                "CONV_DIM": 256,
-                "NORM": "",
-                "CLS_AGNOSTIC_MASK": False,
-                "POOLER_TYPE": "ROIAlignV2",
+                "NAME": "MaskRCNNConvUpsampleHead", "POOLER_RESOLUTION": 14, "POOLER_SAMPLING_RATIO": 0, "NUM_CONV": 0,
+                "CONV_DIM": 256, "NORM": "", "CLS_AGNOSTIC_MASK": False, "POOLER_TYPE": "ROIAlignV2",
             },
             "ROI_KEYPOINT_HEAD": {
-                "NAME": "KRCNNConvDeconvUpsampleHead",
-                "POOLER_RESOLUTION": 14,
-                "POOLER_SAMPLING_RATIO": 0,
-                "CONV_DIMS": (512, 512, 512, 512, 512, 512, 512, 512),
-                "NUM_KEYPOINTS": 17,
-                "MIN_KEYPOINTS_PER_IMAGE": 1,
-                "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
-                "LOSS_WEIGHT": 1.0,
+                "NAME": "KRCNNConvDeconvUpsampleHead", "POOLER_RESOLUTION": 14, "POOLER_SAMPLING_RATIO": 0,
+                "CONV_DIMS": (512, 512, 512, 512, 512, 512, 512, 512), "NUM_KEYPOINTS": 17,
+                "MIN_KEYPOINTS_PER_IMAGE": 1, "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True, "LOSS_WEIGHT": 1.0,
                 "POOLER_TYPE": "ROIAlignV2",
             },
             "SEM_SEG_HEAD": {
-                "NAME": "SemSegFPNHead",
-                "IN_FEATURES": ["p2", "p3", "p4", "p5"],
+                "NAME": "SemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"],
                 "IGNORE_VALUE": 255,  # label of pixels without annotation
-                "NUM_CLASSES": 54,
-                "CONVS_DIM": 128,
+                "NUM_CLASSES": 54, "CONVS_DIM": 128,
                 "COMMON_STRIDE": 4,  # of the prediction, before it is enlarged
-                "NORM": "GN",
-                "LOSS_WEIGHT": 1.0,
+                "NORM": "GN", "LOSS_WEIGHT": 1.0,
             },
             "PANOPTIC_FPN": {
                 "INSTANCE_LOSS_WEIGHT": 1.0,
@@ -135,35 +96,19 @@ _C = CfgNode(
                 },
             },
             "RETINANET": {
-                "NUM_CLASSES": 80,
-                "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-                "NUM_CONVS": 4,
-                "IOU_THRESHOLDS": [0.4, 0.5],
-                "IOU_LABELS": [0, -1, 1],
-                "PRIOR_PROB": 0.01,
-                "SCORE_THRESH_TEST": 0.05,
-                "TOPK_CANDIDATES_TEST": 1000,
-                "NMS_THRESH_TEST": 0.5,
-                "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
-                "FOCAL_LOSS_GAMMA": 2.0,
-                "FOCAL_LOSS_ALPHA": 0.25,
-                "SMOOTH_L1_LOSS_BETA": 0.1,
-                "BBOX_REG_LOSS_TYPE": "smooth_l1",
-                "NORM": "",
+                "NUM_CLASSES": 80, "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"], "NUM_CONVS": 4,
+                "IOU_THRESHOLDS": [0.4, 0.5], "IOU_LABELS": [0, -1, 1], "PRIOR_PROB": 0.01, "SCORE_THRESH_TEST": 0.05,
+                "TOPK_CANDIDATES_TEST": 1000, "NMS_THRESH_TEST": 0.5, "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+                "FOCAL_LOSS_GAMMA": 2.0, "FOCAL_LOSS_ALPHA": 0.25, "SMOOTH_L1_LOSS_BETA": 0.1,
+                "BBOX_REG_LOSS_TYPE": "smooth_l1", "NORM": "",
             },
             "RESNETS": {
                 "DEPTH": 50,  # 18, 34, 50, 101 or 152
-                "OUT_FEATURES": ["res4"],
-                "NUM_GROUPS": 1,
-                "NORM": "FrozenBN",
-                "WIDTH_PER_GROUP": 64,
+                "OUT_FEATURES": ["res4"], "NUM_GROUPS": 1, "NORM": "FrozenBN", "WIDTH_PER_GROUP": 64,
                 "STRIDE_IN_1X1": True,  # True for the MSRA weights, False for torchvision's
-                "RES5_DILATION": 1,
-                "RES2_OUT_CHANNELS": 256,
-                "STEM_OUT_CHANNELS": 64,
+                "RES5_DILATION": 1, "RES2_OUT_CHANNELS": 256, "STEM_OUT_CHANNELS": 64,
                 "DEFORM_ON_PER_STAGE": [False, False, False, False],  # res2 to res5
-                "DEFORM_MODULATED": False,
-                "DEFORM_NUM_GROUPS": 1,
+                "DEFORM_MODULATED": False, "DEFORM_NUM_GROUPS": 1,
             },
         },
         "INPUT": {
@@ -182,37 +127,23 @@ _C = CfgNode(
             "MASK_FORMAT": "polygon",  # polygon or bitmask
         },
         "DATASETS": {
-            "TRAIN": (),
-            "PROPOSAL_FILES_TRAIN": (),
-            "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
-            "TEST": (),
-            "PROPOSAL_FILES_TEST": (),
-            "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+            "TRAIN": (), "PROPOSAL_FILES_TRAIN": (), "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000, "TEST": (),
+            "PROPOSAL_FILES_TEST": (), "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
         },
         "DATALOADER": {
-            "NUM_WORKERS": 4,
-            "ASPECT_RATIO_GROUPING": True,
+            "NUM_WORKERS": 4, "ASPECT_RATIO_GROUPING": True,
             "SAMPLER_TRAIN": "TrainingSampler",  # or RepeatFactorTrainingSampler, RandomSubsetTrainingSampler
             "REPEAT_THRESHOLD": 0.0,  # classes in a smaller share of the images are repeated
-            "REPEAT_SQRT": True,
-            "FILTER_EMPTY_ANNOTATIONS": True,
+            "REPEAT_SQRT": True, "FILTER_EMPTY_ANNOTATIONS": True,
         },
         "SOLVER": {
             "LR_SCHEDULER_NAME": "WarmupMultiStepLR",  # or WarmupCosineLR, WarmupStepWithFixedGammaLR
-            "MAX_ITER": 40000,
-            "BASE_LR": 0.001,
+            "MAX_ITER": 40000, "BASE_LR": 0.001,
             "BASE_LR_END": 0.0,  # end of the cosine schedule
-            "MOMENTUM": 0.9,
-            "NESTEROV": False,
-            "WEIGHT_DECAY": 0.0001,
-            "WEIGHT_DECAY_NORM": 0.0,
-            "GAMMA": 0.1,
+            "MOMENTUM": 0.9, "NESTEROV": False, "WEIGHT_DECAY": 0.0001, "WEIGHT_DECAY_NORM": 0.0, "GAMMA": 0.1,
             "STEPS": (30000,),
             "NUM_DECAYS": 3,  # WarmupStepWithFixedGammaLR only
-            "WARMUP_FACTOR": 0.001,
-            "WARMUP_ITERS": 1000,
-            "WARMUP_METHOD": "linear",
-            "RESCALE_INTERVAL": False,
+            "WARMUP_FACTOR": 0.001, "WARMUP_ITERS": 1000, "WARMUP_METHOD": "linear", "RESCALE_INTERVAL": False,
             "CHECKPOINT_PERIOD": 5000,
             "IMS_PER_BATCH": 16,  # over all processes
             "REFERENCE_WORLD_SIZE": 0,  # see DefaultTrainer.auto_scale_workers; 0: off
@@ -220,9 +151,8 @@ _C = CfgNode(
             "WEIGHT_DECAY_BIAS": None,  # None: as the weights
             "CLIP_GRADIENTS": {
                 "ENABLED": False,
-                "CLIP_TYPE": "value",  # value, norm (of every parameter) or full_model (norm of all of them)
-                "CLIP_VALUE": 1.0,
-                "NORM_TYPE": 2.0,
+                "CLIP_TYPE": "value",  # value, or norm: of each parameter
+                "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0,
             },
             "AMP": {
                 "ENABLED": False,
@@ -231,17 +161,13 @@ _C = CfgNode(
         "TEST": {
             "EXPECTED_RESULTS": [],  # [task, metric, value, tolerance] entries that verify_results checks
             "EVAL_PERIOD": 0,  # iterations; 0: only after training
-            "KEYPOINT_OKS_SIGMAS": [],
-            "DETECTIONS_PER_IMAGE": 100,
+            "KEYPOINT_OKS_SIGMAS": [], "DETECTIONS_PER_IMAGE": 100,
             "AUG": {
-                "ENABLED": False,
-                "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
-                "MAX_SIZE": 4000,
+                "ENABLED": False, "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200), "MAX_SIZE": 4000,
                 "FLIP": True,
             },
             "PRECISE_BN": {
-                "ENABLED": False,
-                "NUM_ITER": 200,
+                "ENABLED": False, "NUM_ITER": 200,
             },
         },
         "OUTPUT_DIR": "./output",
@@ -254,3 +180,4 @@ _C = CfgNode(
         },
     }
 )
+# fmt: on

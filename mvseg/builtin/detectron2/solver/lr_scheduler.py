@@ -124,7 +124,7 @@ class WarmupCosineLR(_WarmupLR):
 
 
 def _get_warmup_factor_at_iter(method: str, iter: int, warmup_iters: int, warmup_factor: float) -> float:
-    """Factor of the learning rate at an iteration: from ``warmup_factor`` (linear) or ``warmup_factor`` (constant), to 1."""
+    """Factor of the learning rate: linear from ``warmup_factor`` to 1, or constant ``warmup_factor`` and then 1."""
     if method not in ("linear", "constant"):
         raise ValueError(f"warmup method {method!r}: there are linear and constant")
     if iter >= warmup_iters:

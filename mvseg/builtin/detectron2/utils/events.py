@@ -251,7 +251,7 @@ class CommonMetricPrinter(EventWriter):
         self._last_write: tuple[int, float] | None = None  # iteration, seconds
 
     def _get_eta(self, storage: EventStorage) -> str | None:
-        """Time left by the median iteration so far; before there is a "time" scalar, by the time since the last line."""
+        """Time left by the median iteration so far; without a "time" scalar, by the time since the last line."""
         if self._max_iter is None:
             return None
         iterations = self._max_iter - storage.iter - 1

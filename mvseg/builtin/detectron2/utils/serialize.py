@@ -1,11 +1,27 @@
-"""Making lambdas and local functions picklable for worker processes."""
+"""Pickles: making local functions picklable for worker processes, and reading foreign files without running code."""
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["PicklableWrapper"]
+import numpy as np
+
+__all__ = ["PicklableWrapper", "load_plain_pickle"]
+
+# Everything that a pickle of nested containers of numpy arrays and scalars refers to, in old and new numpy.
+_PLAIN = {
+    "builtins": {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "slice"}
+    | {"str", "tuple"},
+    "collections": {"OrderedDict", "defaultdict"},
+    "numpy": {"dtype", "ndarray"},
+    "_codecs": {"encode"},
+}
+_PLAIN["__builtin__"] = _PLAIN["builtins"]
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    _PLAIN[_module] = {"_reconstruct", "scalar"}
+for _module in ("numpy.core.numeric", "numpy._core.numeric"):
+    _PLAIN[_module] = {"_frombuffer"}
 
 
 class PicklableWrapper:
@@ -34,3 +50,30 @@ class PicklableWrapper:
 
 def _rebuild(pickled: bytes) -> PicklableWrapper:
     return PicklableWrapper(pickle.loads(pickled))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _PLAIN.get(module, ()) or (module == "numpy.dtypes" and name.endswith("DType")):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(
+            f"the file refers to {module}.{name}; only containers, numbers, strings and numpy arrays are read"
+        )
+
+
+def load_plain_pickle(file: IO[bytes]) -> Any:
+    """Read containers, numbers, strings and numpy arrays from a pickle; anything else raises UnpicklingError."""
+    return _PlainUnpickler(file, encoding="latin1").load()
+
+
+def numpy_safe_globals() -> list[Any]:
+    """What ``torch.load(weights_only=True)`` must be allowed so that numpy arrays and scalars load."""
+    reconstruct = np.zeros(1).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    old_and_new = [
+        (function, f"{package}.multiarray.{function.__name__}")
+        for function in (reconstruct, scalar)
+        for package in ("numpy.core", "numpy._core")
+    ]
+    dtypes = {type(np.dtype(code)) for code in np.typecodes["All"]}
+    return [*old_and_new, np.ndarray, np.dtype, *dtypes]

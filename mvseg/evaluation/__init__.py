@@ -1,0 +1,21 @@
+"""Evaluation: the evaluator for each dataset, its own vocabulary, pictures, and one summary of all."""
+
+from mvseg.evaluation.evaluators import build_evaluator, register_evaluator
+from mvseg.evaluation.lvis import PerClassLVISEvaluator
+from mvseg.evaluation.pictures import PictureEvaluator
+from mvseg.evaluation.run import evaluate_dataset, unwrap, vocabulary_of
+from mvseg.evaluation.summary import overall, summary_table, write_per_class, write_results
+
+__all__ = [
+    "PerClassLVISEvaluator",
+    "PictureEvaluator",
+    "build_evaluator",
+    "evaluate_dataset",
+    "overall",
+    "register_evaluator",
+    "summary_table",
+    "unwrap",
+    "vocabulary_of",
+    "write_per_class",
+    "write_results",
+]

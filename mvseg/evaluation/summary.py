@@ -1,0 +1,105 @@
+"""Results of several test sets as one table, one JSON file and one CSV file of per-class AP for each set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from mvseg.checkpoints import atomic_file
+
+PER_CLASS = "AP-"  # Detectron2's evaluators name the AP of a class "AP-<class>"
+Metrics = Mapping[str, Mapping[str, float]]  # task ("bbox", "segm") -> metric -> value
+
+
+def overall(results: Metrics) -> dict[str, dict[str, float]]:
+    """Leave out the per-class values.
+
+    Args:
+        results: of one test set.
+
+    Returns:
+        The same, without the metrics "AP-<class>".
+    """
+    return {
+        task: {name: value for name, value in metrics.items() if not name.startswith(PER_CLASS)}
+        for task, metrics in results.items()
+    }
+
+
+def summary_table(results: Mapping[str, Metrics]) -> str:
+    """Write the table dataset × metric.
+
+    Args:
+        results: row name (a dataset, or "dataset (EMA)") to its results; values in percent.
+
+    Returns:
+        A table with a row for each entry; metrics that an entry lacks, and nan, are shown as "-".
+    """
+    rows = {name: overall(metrics) for name, metrics in results.items()}
+    columns: list[tuple[str, str]] = []
+    for metrics in rows.values():
+        for task, values in metrics.items():
+            names = [metric for metric in values if task != "loss" or metric == "total"]
+            columns += [(task, metric) for metric in names if (task, metric) not in columns]
+    columns.sort(key=lambda column: column[0])  # stable: the metrics of a task keep their order
+    body = [
+        [name, *(_cell(metrics.get(task, {}).get(metric)) for task, metric in columns)]
+        for name, metrics in rows.items()
+    ]
+    headers = ["dataset", *(f"{task} {metric}" for task, metric in columns)]
+    return tabulate(body, headers=headers, tablefmt="pipe", stralign="right", disable_numparse=True)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def write_results(path: str | Path, results: Mapping[str, Metrics], **facts: Any) -> None:
+    """Write all results, per-class values too, to a JSON file.
+
+    Args:
+        path: the file; replaced as a whole.
+        results: row name to its results; nan becomes null.
+        facts: further entries, such as ``iteration``.
+    """
+    content = {**facts, "results": results}
+    with atomic_file(path) as file:
+        file.write((json.dumps(_without_nan(content), indent=2) + "\n").encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def write_per_class(path: str | Path, results: Metrics) -> None:
+    """Write the AP of every class to a CSV file with a column for each task.
+
+    Args:
+        path: the file; replaced as a whole. Nothing is written if the results have no per-class values.
+        results: of one test set; classes without objects have an empty cell.
+    """
+    tasks = [task for task, metrics in results.items() if any(name.startswith(PER_CLASS) for name in metrics)]
+    classes: list[str] = []
+    for task in tasks:
+        classes += [name for name in results[task] if name.startswith(PER_CLASS) and name not in classes]
+    if not classes:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *(f"{task} AP" for task in tasks)])
+    for name in classes:
+        values = [results[task].get(name, math.nan) for task in tasks]
+        writer.writerow([name.removeprefix(PER_CLASS), *("" if math.isnan(v) else f"{v:.4f}" for v in values)])
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode())

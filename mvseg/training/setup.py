@@ -1,0 +1,92 @@
+"""What happens before training: config, cards, device, processes, logging, random numbers."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from mvseg.config import load_config
+from mvseg.data.catalog import get_card, register_cards
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, register its cards, check its datasets and start the log files.
+
+    Args:
+        args: from Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The frozen config.
+    """
+    cfg = load_config(args.config_file or None, args.opts)
+    choose_device(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mvseg")
+    prepare_datasets(cfg)
+    return cfg
+
+
+def prepare_datasets(cfg: CfgNode) -> None:
+    """Register the cards of DATASETS.CARDS and look up every dataset of the config.
+
+    Args:
+        cfg: the config.
+    """
+    for place in cfg.DATASETS.CARDS:
+        register_cards(place)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        get_card(name)  # raises an error with the nearest names
+
+
+def choose_device(cfg: CfgNode) -> None:
+    """Fall back to the CPU where MODEL.DEVICE asks for a GPU that is not there, in place.
+
+    Args:
+        cfg: the config, not frozen.
+    """
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s, but torch finds no CUDA device: running on the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def started_by_torchrun() -> bool:
+    """Say whether the environment describes a process group, as torchrun sets it.
+
+    Returns:
+        True if RANK, WORLD_SIZE and MASTER_ADDR are set.
+    """
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+
+
+def join_process_group() -> None:
+    """Join the process group that torchrun's environment describes, with NCCL on GPUs and gloo on CPUs."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        torch.distributed.init_process_group("gloo")
+    comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed Python, numpy and torch (all devices) of this process.
+
+    Args:
+        parts: numbers from which the seed is made, such as (seed, rank, iteration).
+    """
+    words = np.random.SeedSequence([part % 2**63 for part in parts]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))

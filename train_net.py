@@ -1,0 +1,80 @@
+"""The main job: train, resume or evaluate what a config file describes.
+
+    python train_net.py --config-file configs/quickstart/shapes.yaml            train, then evaluate
+    python train_net.py --config-file ... --resume                             go on from the last checkpoint
+    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS model.pth  evaluate
+    python train_net.py --config-file ... --num-gpus 8                         one process for each GPU
+    torchrun --nproc-per-node 8 train_net.py --config-file ...                 the same, started by torchrun
+
+KEY VALUE pairs at the end override the file, for example SOLVER.MAX_ITER 1000 OUTPUT_DIR output/mine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import mvseg
+
+# isort: split
+import torch
+from detectron2.engine import default_argument_parser, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+import mvseg.modeling  # noqa: F401  (registers the architectures)
+from mvseg.checkpoints import AtomicCheckpointer
+from mvseg.training import Trainer, join_process_group, setup, started_by_torchrun
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the job in this process, one of those of the process group if there is one.
+
+    Args:
+        args: from Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The results of the evaluation, dataset to task to metric to value; empty on other processes than the main one.
+    """
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        AtomicCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.evaluate(cfg, model)
+        if comm.is_main_process() and cfg.TEST.EXPECTED_RESULTS:
+            verify_results(cfg, next(iter(results.values())) if len(results) == 1 else results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train() or {}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Start the processes that the command line or torchrun asks for.
+
+    Args:
+        args: from Detectron2's ``default_argument_parser``.
+    """
+    if started_by_torchrun():
+        join_process_group()
+        try:
+            main(args)
+        finally:
+            torch.distributed.destroy_process_group()
+        return
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser(epilog=__doc__)
+    arguments = parser.parse_args()
+    if not arguments.config_file:
+        parser.error("--config-file is missing; configs/quickstart/shapes.yaml is a small one")
+    run(arguments)

@@ -1,0 +1,300 @@
+"""Region proposal network (Ren et al. 2015): is there an object at this anchor, and where exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...config import configurable
+from ...layers import Conv2d, ShapeSpec, cat
+from ...structures import Boxes, ImageList, Instances, pairwise_iou
+from ...utils.events import get_event_storage
+from ...utils.registry import Registry
+from ..anchor_generator import build_anchor_generator
+from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
+from ..matcher import Matcher
+from ..sampling import subsample_labels
+from .build import PROPOSAL_GENERATOR_REGISTRY
+from .proposal_utils import find_top_rpn_proposals
+
+RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
+RPN_HEAD_REGISTRY.__doc__ = "Callables (cfg, input_shape: list of ShapeSpec) -> head, picked by MODEL.RPN.HEAD_NAME."
+
+
+def build_rpn_head(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
+    """Build MODEL.RPN.HEAD_NAME for features of these shapes."""
+    return RPN_HEAD_REGISTRY.get(cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
+
+
+@RPN_HEAD_REGISTRY.register()
+class StandardRPNHead(nn.Module):
+    """3x3 convolutions, then one 1x1 for objectness and one for box offsets; shared by all levels.
+
+    Args:
+        in_channels: channels of every level.
+        num_anchors: anchors per cell.
+        box_dim: numbers per box.
+        conv_dims: channels of the 3x3 convolutions; -1 means `in_channels`.
+    """
+
+    @configurable
+    def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: list[int] = (-1,)):
+        super().__init__()
+        channels = [in_channels, *(in_channels if width == -1 else width for width in conv_dims)]
+        if min(channels) <= 0:
+            raise AssertionError(f"MODEL.RPN.CONV_DIMS needs positive channels or -1, not {list(conv_dims)}")
+        convs = [self._get_rpn_conv(*pair) for pair in zip(channels, channels[1:])]
+        # The names are those of published weights: "conv" alone, "conv.conv0", ... for several.
+        self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
+        if len(convs) > 1:
+            for index, conv in enumerate(convs):
+                self.conv.add_module(f"conv{index}", conv)
+        self.objectness_logits = nn.Conv2d(channels[-1], num_anchors, kernel_size=1)
+        self.anchor_deltas = nn.Conv2d(channels[-1], num_anchors * box_dim, kernel_size=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+
+    def _get_rpn_conv(self, in_channels, out_channels) -> Conv2d:
+        return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU())
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        channels = {shape.channels for shape in input_shape}
+        generator = build_anchor_generator(cfg, input_shape)
+        anchors = set(generator.num_anchors)
+        if len(channels) != 1 or len(anchors) != 1:
+            raise AssertionError(f"RPN levels must agree in channels and anchors per cell: {channels}, {anchors}")
+        return {
+            "in_channels": channels.pop(),
+            "num_anchors": anchors.pop(),
+            "box_dim": generator.box_dim,
+            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
+        }
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (N, A, H, W) and offsets (N, A * box_dim, H, W) of each level."""
+        hidden = [self.conv(feature) for feature in features]
+        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class RPN(nn.Module):
+    """Anchors, head, training labels, losses and choice of proposals.
+
+    Args:
+        in_features: names of the features to use.
+        head: maps features to logits and offsets, see `StandardRPNHead`.
+        anchor_generator: makes Boxes for each feature.
+        anchor_matcher: labels anchors by their overlap with the ground truth.
+        box2box_transform: encodes boxes against anchors.
+        batch_size_per_image: anchors per image in the loss.
+        positive_fraction: largest share of positives among them.
+        pre_nms_topk: proposals per level before suppression, (training, test).
+        post_nms_topk: proposals per image after it, (training, test).
+        nms_thresh: overlap of the suppression.
+        min_box_size: smallest side of a proposal in pixels.
+        anchor_boundary_thresh: ignore anchors that leave the image by more, when >= 0.
+        loss_weight: one factor, or factors by loss name ("loss_rpn_cls", "loss_rpn_loc").
+        box_reg_loss_type: "smooth_l1", "giou", "diou" or "ciou".
+        smooth_l1_beta: where smooth L1 becomes linear.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        head: nn.Module,
+        anchor_generator: nn.Module,
+        anchor_matcher: Matcher,
+        box2box_transform: Box2BoxTransform,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        pre_nms_topk: tuple[float, float],
+        post_nms_topk: tuple[float, float],
+        nms_thresh: float = 0.7,
+        min_box_size: float = 0.0,
+        anchor_boundary_thresh: float = -1.0,
+        loss_weight: float | dict[str, float] = 1.0,
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
+    ):
+        super().__init__()
+        self.in_features = in_features
+        self.rpn_head = head
+        self.anchor_generator = anchor_generator
+        self.anchor_matcher = anchor_matcher
+        self.box2box_transform = box2box_transform
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        # By self.training.
+        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))
+        self.post_nms_topk = dict(zip((True, False), post_nms_topk))
+        self.nms_thresh = nms_thresh
+        self.min_box_size = float(min_box_size)
+        self.anchor_boundary_thresh = anchor_boundary_thresh
+        if not isinstance(loss_weight, dict):
+            loss_weight = dict.fromkeys(("loss_rpn_cls", "loss_rpn_loc"), loss_weight)
+        self.loss_weight = loss_weight
+        self.box_reg_loss_type = box_reg_loss_type
+        self.smooth_l1_beta = smooth_l1_beta
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        options = cfg.MODEL.RPN
+        shapes = [input_shape[name] for name in options.IN_FEATURES]
+        return {
+            "in_features": options.IN_FEATURES,
+            "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+            "nms_thresh": options.NMS_THRESH,
+            "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": options.POSITIVE_FRACTION,
+            "loss_weight": {
+                "loss_rpn_cls": options.LOSS_WEIGHT,
+                "loss_rpn_loc": options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT,
+            },
+            "anchor_boundary_thresh": options.BOUNDARY_THRESH,
+            "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
+            "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
+            "smooth_l1_beta": options.SMOOTH_L1_BETA,
+            "pre_nms_topk": (options.PRE_NMS_TOPK_TRAIN, options.PRE_NMS_TOPK_TEST),
+            "post_nms_topk": (options.POST_NMS_TOPK_TRAIN, options.POST_NMS_TOPK_TEST),
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "anchor_matcher": Matcher(options.IOU_THRESHOLDS, options.IOU_LABELS, allow_low_quality_matches=True),
+            "head": build_rpn_head(cfg, shapes),
+        }
+
+    def _subsample_labels(self, label: Tensor) -> Tensor:
+        """Set all labels (R,) but a random sample to -1, in place."""
+        chosen = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
+        label.fill_(-1)
+        for value, index in zip((1, 0), chosen):
+            label[index] = value
+        return label
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label the anchors of each image.
+
+        Args:
+            anchors: of each level.
+            gt_instances: ground truth of each image, with `gt_boxes`.
+
+        Returns:
+            For each image labels (R,) int8 (1 object, 0 background, -1 ignored) and matched boxes (R, 4).
+        """
+        everywhere = Boxes.cat(anchors)
+        labels, boxes = [], []
+        for truth in gt_instances:
+            matched, label = self.anchor_matcher(pairwise_iou(truth.gt_boxes, everywhere))
+            label = label.to(everywhere.device)
+            if self.anchor_boundary_thresh >= 0:
+                label[~everywhere.inside_box(truth.image_size, self.anchor_boundary_thresh)] = -1
+            labels.append(self._subsample_labels(label))
+            found = truth.gt_boxes.tensor
+            boxes.append(found[matched] if len(found) else torch.zeros_like(everywhere.tensor))
+        return labels, boxes
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Losses, summed over the sampled anchors and divided by how many should have been sampled.
+
+        Args:
+            anchors: of each level.
+            pred_objectness_logits: (N, HWA) of each level.
+            gt_labels: (R,) of each image.
+            pred_anchor_deltas: (N, HWA, 4) of each level.
+            gt_boxes: (R, 4) of each image.
+
+        Returns:
+            "loss_rpn_cls" and "loss_rpn_loc".
+        """
+        labels = torch.stack(gt_labels)
+        number = len(labels)
+        positive, sampled = labels == 1, labels >= 0
+        storage = get_event_storage()
+        storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / number)
+        storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / number)
+        location = _dense_box_regression_loss(
+            anchors,
+            self.box2box_transform,
+            pred_anchor_deltas,
+            gt_boxes,
+            positive,
+            box_reg_loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        logits = cat(pred_objectness_logits, dim=1)[sampled]
+        objectness = F.binary_cross_entropy_with_logits(logits, labels[sampled].to(torch.float32), reduction="sum")
+        losses = {"loss_rpn_cls": objectness, "loss_rpn_loc": location}
+        total = self.batch_size_per_image * number
+        return {name: loss / total * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances] | None = None
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Propose.
+
+        Args:
+            images: only their sizes are used.
+            features: named features (N, C, H, W).
+            gt_instances: ground truth of each image, in training.
+
+        Returns:
+            Proposals of each image, and the losses (empty at test time).
+        """
+        levels = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(levels)
+        logits, deltas = self.rpn_head(levels)
+        # From maps to one row per anchor, in the order of the anchor generator: row, column, anchor.
+        logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
+        size = self.anchor_generator.box_dim
+        deltas = [x.unflatten(1, (-1, size)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas]
+        losses = {}
+        if self.training:
+            if gt_instances is None:
+                raise AssertionError("RPN in training mode needs gt_instances")
+            labels, boxes = self.label_and_sample_anchors(anchors, gt_instances)
+            losses = self.losses(anchors, logits, labels, deltas, boxes)
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Decode and choose; proposals are constants for whatever learns from them."""
+        with torch.no_grad():
+            return find_top_rpn_proposals(
+                self._decode_proposals(anchors, pred_anchor_deltas),
+                pred_objectness_logits,
+                image_sizes,
+                self.nms_thresh,
+                self.pre_nms_topk[self.training],
+                self.post_nms_topk[self.training],
+                self.min_box_size,
+                self.training,
+            )
+
+    def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]) -> list[Tensor]:
+        """Boxes (N, HWA, 4) of each level."""
+        decoded = []
+        for boxes, deltas in zip(anchors, pred_anchor_deltas):
+            number = len(deltas)
+            references = boxes.tensor.repeat(number, 1)
+            flat = self.box2box_transform.apply_deltas(deltas.flatten(0, 1), references)
+            decoded.append(flat.view(number, -1, flat.shape[-1]))
+        return decoded

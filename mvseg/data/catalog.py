@@ -81,11 +81,15 @@ class _Entry:
     def _publish(self, loaded: LoadedDataset) -> None:
         metadata = MetadataCatalog.get(self.card.name)
         _publish_words(self.card.name, loaded.vocabulary)
-        if "json_file" in metadata.as_dict() and not loaded.file_is_ground_truth and _evaluates_on_file(self.card):
+        file = str(self.card.resolve(self.card.annotations))
+        if loaded.file_is_ground_truth:
+            if not metadata.get("json_file"):  # an evaluator may already have put its own file there
+                metadata.set(json_file=file)
+        elif metadata.get("json_file") == file:
             if self.card.evaluator == "lvis":
                 raise ValueError(
-                    f"{self.card.where}: LVIS evaluation reads {metadata.json_file} itself, but its categories are not "
-                    f"vocabulary {loaded.vocabulary.name!r} with the same ids; leave the vocabulary out of the card"
+                    f"{self.card.where}: LVIS evaluation reads {file} itself, but its categories are not vocabulary "
+                    f"{loaded.vocabulary.name!r} with the same ids; leave the vocabulary out of the card"
                 )
             # Metadata is write-once. Without a file, COCOEvaluator writes one from the records, with the right ids.
             del metadata.json_file

@@ -1,0 +1,20 @@
+"""Parts of the models; importing this package registers them all with Detectron2."""
+
+from mvseg.modeling.backbones import TimmBackbone
+from mvseg.modeling.classifier import LinearClassifier, TextClassifier
+from mvseg.modeling.meta_arch import MultiDatasetRCNN
+from mvseg.modeling.objectives import OBJECTIVES, RegionObjective, RegionTargets
+from mvseg.modeling.proposals import CenterNet
+from mvseg.modeling.roi_heads import MultiDatasetCascadeROIHeads
+
+__all__ = [
+    "OBJECTIVES",
+    "CenterNet",
+    "LinearClassifier",
+    "MultiDatasetCascadeROIHeads",
+    "MultiDatasetRCNN",
+    "RegionObjective",
+    "RegionTargets",
+    "TextClassifier",
+    "TimmBackbone",
+]

@@ -1,0 +1,5 @@
+"""The registered architectures: thin, they only wire parts."""
+
+from mvseg.modeling.meta_arch.multi_dataset_rcnn import MultiDatasetRCNN
+
+__all__ = ["MultiDatasetRCNN"]

@@ -1,0 +1,5 @@
+"""Class-agnostic localisation; importing this package registers the generators."""
+
+from mvseg.modeling.proposals.centernet import CenterNet
+
+__all__ = ["CenterNet"]

@@ -1,0 +1,175 @@
+"""Region features to class logits: cosine to text embeddings of any vocabulary, or a plain closed-set layer.
+
+Both classifiers compute only the label columns that are asked for, and both can be pointed at another vocabulary for
+testing while the columns of training stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TextClassifier(nn.Module):
+    """Score regions by the scaled cosine between their projected feature and the text embedding of every word."""
+
+    rows: Tensor
+    test_rows: Tensor | None
+
+    def __init__(
+        self,
+        input_size: int,
+        embeddings: Tensor,
+        *,
+        temperature: float = 50.0,
+        normalize: bool = True,
+        bias: float | None = None,
+        background: bool = False,
+    ) -> None:
+        """Build the classifier.
+
+        Args:
+            input_size: length of a region feature.
+            embeddings: (n, D) float text embeddings, one row per label column; not trained, not stored in checkpoints.
+            temperature: factor on the cosine; unused if not normalised.
+            normalize: L2-normalise the projected features and the text rows.
+            bias: initial value of one learnable scalar added to all logits; None for no bias.
+            background: append a column for "no object" whose text row is zero, so that its logit is the bias or 0.
+
+        Source: Zhou et al. 2022, "Detecting Twenty-thousand Classes using Image-level Supervision" (arXiv 2201.02605),
+        section 5.1.
+        """
+        super().__init__()
+        self.linear = nn.Linear(input_size, embeddings.shape[1])
+        self.temperature = temperature
+        self.normalize = normalize
+        self.background = background
+        self.cls_bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
+        self.register_buffer("rows", self._prepare(embeddings), persistent=False)
+        self.register_buffer("test_rows", None, persistent=False)
+
+    @property
+    def num_columns(self) -> int:
+        """Number of label columns in the present mode (training: label space; test: vocabulary that was set)."""
+        return len(self._rows())
+
+    def set_test_rows(self, embeddings: Tensor | None) -> None:
+        """Choose the words of the evaluation mode.
+
+        Args:
+            embeddings: (m, D) float text embeddings; None returns to the columns of training.
+
+        Raises:
+            ValueError: if the width is not that of the training embeddings.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 3.
+        """
+        if embeddings is None:
+            self.test_rows = None
+            return
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.rows.shape[1]:
+            raise ValueError(
+                f"text embeddings of shape {tuple(embeddings.shape)}, but this model's text rows are "
+                f"{self.rows.shape[1]} wide: embed the words with the encoder that it was trained with"
+            )
+        self.test_rows = self._prepare(embeddings).to(self.rows.device)
+
+    def forward(self, features: Tensor, columns: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
+        """Compute logits in float32, also under autocast: bfloat16 cannot hold 50 * cosine to better than 0.1.
+
+        Args:
+            features: (R, input_size) float region features.
+            columns: (k,) int64 label columns to compute, in this order; None computes all n.
+            embeddings: (m, D) float rows to use instead of the classifier's own.
+
+        Returns:
+            (R, k) float32 logits, with one more column at the end for the background if there is one.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1: logit = temperature * cos(W x, text).
+        """
+        rows = self._rows() if embeddings is None else self._prepare(embeddings)
+        if columns is not None:
+            rows = rows[columns]
+        if self.background:
+            rows = torch.cat([rows, rows.new_zeros((1, rows.shape[1]))])
+        hidden = self.linear(features)
+        with torch.autocast(features.device.type, enabled=False):
+            hidden = hidden.float()
+            if self.normalize:
+                hidden = self.temperature * F.normalize(hidden, dim=1)
+            logits = hidden @ rows.t()
+            return logits if self.cls_bias is None else logits + self.cls_bias
+
+    def _rows(self) -> Tensor:
+        return self.rows if self.training or self.test_rows is None else self.test_rows
+
+    def _prepare(self, embeddings: Tensor) -> Tensor:
+        embeddings = embeddings.detach().float()
+        return F.normalize(embeddings, dim=1) if self.normalize else embeddings
+
+
+class LinearClassifier(nn.Linear):
+    """One learned row per class and one for the background, named and laid out as Detectron2's ``cls_score``."""
+
+    test_columns: Tensor | None
+
+    def __init__(
+        self, input_size: int, num_classes: int, *, prior_prob: float | None = None, background: bool = True
+    ) -> None:
+        """Build the classifier.
+
+        Args:
+            input_size: length of a region feature.
+            num_classes: number n of label columns; the layer has n + 1 rows.
+            prior_prob: initial probability of every class under a sigmoid; None leaves the bias at 0.
+            background: return the background column.
+
+        Source: Lin et al. 2017, focal loss (arXiv 1708.02002), section 4.1, for the prior.
+        """
+        super().__init__(input_size, num_classes + 1)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.constant_(self.bias, 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob))
+        self.background = background
+        self.register_buffer("test_columns", None, persistent=False)
+
+    @property
+    def num_columns(self) -> int:
+        """Number of label columns in the present mode (training: all classes; test: the columns that were set)."""
+        return self.out_features - 1 if self.training or self.test_columns is None else len(self.test_columns)
+
+    def set_test_columns(self, columns: Tensor | None) -> None:
+        """Choose the columns of the evaluation mode.
+
+        Args:
+            columns: (m,) int64 label columns, in the order of the test vocabulary; None returns to all.
+
+        Source: our own derivation; a closed set has no other words than those of training.
+        """
+        self.test_columns = None if columns is None else columns.to(self.weight.device)
+
+    def forward(self, features: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Compute logits.
+
+        Args:
+            features: (R, input_size) float region features.
+            columns: (k,) int64 label columns to compute, in this order; None computes all.
+
+        Returns:
+            (R, k) logits, with one more column at the end for the background if there is one.
+
+        Source: an affine map.
+        """
+        if not self.training and self.test_columns is not None:
+            columns = self.test_columns if columns is None else self.test_columns[columns]
+        if columns is None:
+            logits = F.linear(features, self.weight, self.bias)
+            return logits if self.background else logits[:, :-1]
+        if self.background:
+            columns = torch.cat([columns, columns.new_tensor([self.out_features - 1])])
+        return F.linear(features, self.weight[columns], self.bias[columns])
+
+
+Classifier = TextClassifier | LinearClassifier

@@ -1,0 +1,227 @@
+"""One detector for many datasets (``MODEL.META_ARCHITECTURE: MultiDatasetRCNN``).
+
+It translates each image's class indices into columns of the label space, tells the parts what the image's annotation
+speaks about and what it weighs, and speaks another vocabulary at test time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from mvseg.modeling.context import BatchContext
+from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
+from mvseg.vocabulary.label_space import ScopeKind
+from mvseg.vocabulary.suggestions import normalize
+
+
+@META_ARCH_REGISTRY.register()
+class MultiDatasetRCNN(GeneralizedRCNN):
+    """Detectron2's two-stage detector with a label space of several vocabularies."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        label_space: LabelSpace | None = None,
+        annotation_scope: ScopeKind = "own",
+        loss_weights: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the detector.
+
+        Args:
+            label_space: what the label columns mean; None: class indices are columns, one dataset.
+            annotation_scope: columns that an image's annotation speaks about: "all", or "own" for its vocabulary's.
+            loss_weights: dataset name to the factor on all its losses; 1 for others.
+            **kwargs: as for Detectron2's ``GeneralizedRCNN``.
+
+        Raises:
+            ValueError: if the region heads cannot take a batch context.
+        """
+        super().__init__(**kwargs)
+        if not getattr(self.roi_heads, "takes_context", False):
+            raise ValueError(
+                f"MultiDatasetRCNN cannot use the region heads {type(self.roi_heads).__name__}: "
+                "set MODEL.ROI_HEADS.NAME to MultiDatasetCascadeROIHeads or a subclass"
+            )
+        self.label_space = label_space
+        self.annotation_scope = annotation_scope
+        self.loss_weights = dict(loss_weights or {})
+        self.vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Read the parts, ``MODEL.ANNOTATION_SCOPE`` and the loss weights of ``DATASETS.MIX``.
+
+        Args:
+            cfg: the config tree.
+
+        Returns:
+            The arguments of the constructor.
+        """
+        arguments = super().from_config(cfg)
+        arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
+        arguments["annotation_scope"] = cfg.MODEL.ANNOTATION_SCOPE
+        arguments["loss_weights"] = {e["name"]: float(e.get("loss_weight", 1.0)) for e in cfg.DATASETS.MIX}
+        return arguments
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Train on a batch, or detect.
+
+        Args:
+            batched_inputs: for every image ``image`` (3, H, W) uint8 or float; in training ``instances`` whose
+                ``gt_classes`` index the image's own vocabulary, and where there are several datasets ``dataset``; also
+                ``supervision`` ("masks" if absent and there are ``gt_masks``, else "boxes"); at test time ``height``
+                and ``width`` of the wanted output, pixels.
+
+        Returns:
+            In training loss name to scalar tensor; otherwise for every image ``{"instances": ...}`` whose
+            ``pred_classes`` index the vocabulary that was set (the label space if none was).
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        targets, context = self.read_annotations(batched_inputs)
+        features = self.backbone(images.tensor)
+        proposals, losses = self._propose(images, features, targets, context)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, proposals)
+        _, region_losses = self.roi_heads(images, features, proposals, targets, context)
+        return {**losses, **region_losses}
+
+    def _propose(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[Instances], context: BatchContext
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        if getattr(self.proposal_generator, "takes_context", False):
+            return self.proposal_generator(images, features, targets, context)
+        proposals, losses = self.proposal_generator(images, features, targets)
+        if context.weights is not None:  # a foreign generator knows no image weights
+            losses = {name: loss * context.weights.mean() for name, loss in losses.items()}
+        return proposals, losses
+
+    def read_annotations(self, batched_inputs: Sequence[Mapping[str, Any]]) -> tuple[list[Instances], BatchContext]:
+        """Translate the annotation of a batch into label columns.
+
+        Args:
+            batched_inputs: as for ``forward`` in training.
+
+        Returns:
+            For every image new ``Instances`` whose ``gt_classes`` (N,) are label columns, and the context of the batch.
+        """
+        datasets = [self._dataset_of(record) for record in batched_inputs]
+        targets = []
+        for record, dataset in zip(batched_inputs, datasets, strict=True):
+            instances = record["instances"].to(self.device)
+            if self.label_space is not None:
+                fields = dict(instances.get_fields())
+                fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
+                instances = Instances(instances.image_size, **fields)
+            targets.append(instances)
+        supervision = tuple(
+            record.get("supervision") or ("masks" if x.has("gt_masks") else "boxes")
+            for record, x in zip(batched_inputs, targets, strict=True)
+        )
+        weights = [self.loss_weights.get(dataset, 1.0) for dataset in datasets]
+        return targets, BatchContext(
+            supervision=supervision,
+            scope=self._scope(datasets),
+            weights=None if all(w == 1 for w in weights) else torch.tensor(weights, device=self.device),
+        )
+
+    def _scope(self, datasets: Sequence[str]) -> Tensor | None:
+        if self.label_space is None:
+            return None
+        scope = self.label_space.scope(datasets, self.annotation_scope)
+        return None if bool(scope.all()) else scope.to(self.device)
+
+    def _dataset_of(self, record: Mapping[str, Any]) -> str:
+        if "dataset" in record:
+            return record["dataset"]
+        known = () if self.label_space is None else self.label_space.datasets
+        if len(known) > 1:
+            raise ValueError(
+                f"image {record.get('image_id', record.get('file_name'))} does not say its dataset (key "
+                f"'dataset'), and the model is trained with {', '.join(known)}: use mvseg's mapper, or set the key"
+            )
+        return known[0] if known else ""
+
+    def _columns_of(self, record: Mapping[str, Any], dataset: str, classes: Tensor) -> Tensor:
+        assert self.label_space is not None
+        count = len(self.label_space.columns(dataset))
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < count:
+            raise ValueError(
+                f"dataset {dataset!r}, image {record.get('image_id', record.get('file_name'))}: class indices "
+                f"{int(classes.min())} to {int(classes.max())}, but its vocabulary has {count} words"
+            )
+        return self.label_space.to_columns(dataset, classes)
+
+    def set_vocabulary(self, vocabulary: Vocabulary | None) -> None:
+        """Choose the words that the model speaks outside training.
+
+        Args:
+            vocabulary: words with text embeddings; for a closed-set classifier words of the label space. None returns
+                to the label space of training.
+
+        Raises:
+            ValueError: if the words lack what the classifier needs.
+        """
+        if vocabulary is None:
+            self.roi_heads.set_test_words()
+        elif self._is_closed_set():
+            self.roi_heads.set_test_words(columns=self._known_columns(vocabulary))
+        elif vocabulary.embeddings is None:
+            raise ValueError(
+                f"vocabulary {vocabulary.name!r} has no text embeddings: attach them with with_embeddings(file), made "
+                "by python -m mvseg.vocabulary embed"
+            )
+        else:
+            self.roi_heads.set_test_words(embeddings=vocabulary.embeddings)
+        self.vocabulary = vocabulary
+
+    @contextmanager
+    def use_vocabulary(self, vocabulary: Vocabulary | None) -> Iterator[MultiDatasetRCNN]:
+        """Speak other words inside a ``with`` block.
+
+        Args:
+            vocabulary: as for ``set_vocabulary``.
+
+        Yields:
+            The model; afterwards it speaks the words from before.
+        """
+        before = self.vocabulary
+        self.set_vocabulary(vocabulary)
+        try:
+            yield self
+        finally:
+            self.set_vocabulary(before)
+
+    def _is_closed_set(self) -> bool:
+        return getattr(self.roi_heads, "closed_set", False)
+
+    def _known_columns(self, vocabulary: Vocabulary) -> Tensor:
+        """Column of every word: those of the same vocabulary in training if there is one, else by spelling."""
+        if self.label_space is None:
+            raise ValueError("this closed-set model does not know what its columns mean: set DATASETS.TRAIN")
+        for dataset, known in self.label_space.vocabularies.items():
+            if (known.name, known.names) == (vocabulary.name, vocabulary.names):
+                return self.label_space.columns(dataset)
+        position: dict[str, int] = {}
+        for column, word in enumerate(self.label_space.names):
+            position.setdefault(normalize(word), column)
+        unknown = [word for word in vocabulary.names if normalize(word) not in position]
+        if unknown:
+            hint = did_you_mean(unknown[0], self.label_space.names)
+            raise ValueError(
+                f"this closed-set model was not trained with {len(unknown)} of the {len(vocabulary)} words of "
+                f"vocabulary {vocabulary.name!r}: {', '.join(unknown[:5])}{hint}"
+            )
+        return torch.tensor([position[normalize(word)] for word in vocabulary.names])

@@ -1,0 +1,247 @@
+"""The objectives for annotated boxes: sigmoid over the scope, federated sigmoid, softmax with a background class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvseg.modeling.objectives.federated import federated_columns
+from mvseg.modeling.objectives.region import (
+    column_targets,
+    sigmoid_classification_loss,
+    softmax_classification_loss,
+)
+from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+
+
+@OBJECTIVES.register("sigmoid")
+class SigmoidObjective(RegionObjective):
+    """One independent binary classification per label column in scope."""
+
+    kept: Tensor | None
+
+    def __init__(self, num_classes: int, image_count: Tensor | None = None, ignore_zero: bool = False) -> None:
+        """Build the objective.
+
+        Args:
+            num_classes: number n of label columns.
+            image_count: (n,) training images of every class; needed to ignore classes without any.
+            ignore_zero: leave classes without training images out of the loss.
+
+        Raises:
+            ValueError: if image counts are needed but not known.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        super().__init__(num_classes)
+        if ignore_zero and image_count is None:
+            raise ValueError("MODEL.CLASSIFIER.IGNORE_ZERO_CATS needs the image counts of the vocabulary; it has none")
+        self.register_buffer("kept", image_count > 0 if ignore_zero and image_count is not None else None, False)
+
+    @classmethod
+    def from_config(cls, cfg: Any, num_classes: int, image_count: Tensor | None) -> SigmoidObjective:
+        """Read ``MODEL.CLASSIFIER``.
+
+        Args:
+            cfg: the config tree.
+            num_classes: number n of label columns.
+            image_count: (n,) training images of every class, or None.
+
+        Returns:
+            The objective.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        return cls(num_classes, image_count, cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS)
+
+    def columns(self, targets: RegionTargets) -> Tensor | None:
+        """Take the columns that some image's annotation speaks about.
+
+        Args:
+            targets: the regions.
+
+        Returns:
+            (k,) int64 label columns, or None for all n.
+
+        Source: our own derivation.
+        """
+        columns = super().columns(targets)
+        if self.kept is None:
+            return columns
+        return self.kept.nonzero()[:, 0] if columns is None else columns[self.kept[columns]]
+
+    def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
+        """Compute ``loss_cls``.
+
+        Args:
+            logits: (R, k) float logits.
+            targets: the regions.
+            columns: (k,) int64 label columns of the logits, or None for all n.
+
+        Returns:
+            loss_cls, a scalar tensor.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        loss = sigmoid_classification_loss(
+            logits,
+            column_targets(targets.classes, columns, self.num_classes),
+            scope=targets.scope_of(columns),
+            weights=targets.region_weights(),
+        )
+        return {"loss_cls": loss}
+
+
+@OBJECTIVES.register("federated")
+class FederatedObjective(SigmoidObjective):
+    """Sigmoid over the classes at hand and a few drawn ones, for annotation that is complete only for some classes."""
+
+    image_count: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_count: Tensor | None,
+        ignore_zero: bool = False,
+        num_columns: int = 50,
+        power: float = 0.5,
+    ) -> None:
+        """Build the objective.
+
+        Args:
+            num_classes: number n of label columns.
+            image_count: (n,) training images of every class.
+            ignore_zero: leave classes without training images out of the loss.
+            num_columns: size of the set of classes.
+            power: exponent of the image count in the draw.
+
+        Raises:
+            ValueError: if the image counts are not known.
+
+        Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
+        """
+        if image_count is None:
+            raise ValueError(
+                "MODEL.CLASSIFIER.LOSS federated draws classes by image count, but the vocabulary of DATASETS.TRAIN "
+                "has none: give the vocabulary image_count, or set MODEL.CLASSIFIER.LOSS sigmoid"
+            )
+        super().__init__(num_classes, image_count, ignore_zero)
+        self.register_buffer("image_count", image_count, persistent=False)
+        self.num_columns, self.power = num_columns, power
+
+    @classmethod
+    def from_config(cls, cfg: Any, num_classes: int, image_count: Tensor | None) -> FederatedObjective:
+        """Read ``MODEL.CLASSIFIER``.
+
+        Args:
+            cfg: the config tree.
+            num_classes: number n of label columns.
+            image_count: (n,) training images of every class.
+
+        Returns:
+            The objective.
+
+        Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
+        """
+        node = cfg.MODEL.CLASSIFIER
+        return cls(num_classes, image_count, node.IGNORE_ZERO_CATS, node.FED_LOSS_NUM_CLASSES, node.FED_LOSS_FREQ_POWER)
+
+    def columns(self, targets: RegionTargets) -> Tensor | None:
+        """Draw the set of classes; override to fix the draw.
+
+        Args:
+            targets: the regions.
+
+        Returns:
+            (k,) int64 label columns, ascending.
+
+        Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
+        """
+        scope = None if targets.scope is None else targets.scope.any(0)
+        columns = federated_columns(
+            targets.classes, self.image_count, num_columns=self.num_columns, power=self.power, scope=scope
+        )
+        return columns if self.kept is None else columns[self.kept[columns]]
+
+
+@OBJECTIVES.register("softmax")
+class SoftmaxObjective(RegionObjective):
+    """One class or background per region, among the columns in scope."""
+
+    needs_background = True
+    class_weights: Tensor | None
+
+    def __init__(self, num_classes: int, class_weights: Tensor | None = None) -> None:
+        """Build the objective.
+
+        Args:
+            num_classes: number n of label columns.
+            class_weights: (n + 1,) float weight of a region by its class, background last; None means 1.
+
+        Source: Ren et al. 2015, Faster R-CNN (arXiv 1506.01497), section 3.1.2.
+        """
+        super().__init__(num_classes)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: Any, num_classes: int, image_count: Tensor | None) -> SoftmaxObjective:
+        """Read ``MODEL.CLASSIFIER``.
+
+        Args:
+            cfg: the config tree.
+            num_classes: number n of label columns.
+            image_count: (n,) training images of every class, or None.
+
+        Returns:
+            The objective.
+
+        Raises:
+            ValueError: if classes without images shall be ignored but the counts are not known.
+
+        Source: our own derivation.
+        """
+        if not cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS:
+            return cls(num_classes)
+        if image_count is None:
+            raise ValueError("MODEL.CLASSIFIER.IGNORE_ZERO_CATS needs the image counts of the vocabulary; it has none")
+        return cls(num_classes, torch.cat([image_count > 0, image_count.new_ones(1).bool()]).float())
+
+    def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
+        """Compute ``loss_cls``.
+
+        Args:
+            logits: (R, k + 1) float logits, background last.
+            targets: the regions.
+            columns: (k,) int64 label columns of the logits, or None for all n.
+
+        Returns:
+            loss_cls, a scalar tensor.
+
+        Source: Ren et al. 2015 (arXiv 1506.01497), section 3.1.2.
+        """
+        class_weights = self.class_weights
+        if class_weights is not None and columns is not None:
+            class_weights = torch.cat([class_weights[columns], class_weights[-1:]])
+        loss = softmax_classification_loss(
+            logits,
+            column_targets(targets.classes, columns, self.num_classes),
+            scope=targets.scope_of(columns),
+            class_weights=class_weights,
+            weights=targets.region_weights(),
+        )
+        return {"loss_cls": loss}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn test logits into class probabilities.
+
+        Args:
+            logits: (R, n + 1) float logits, background last.
+
+        Returns:
+            (R, n) float probabilities, without the background.
+
+        Source: Ren et al. 2015 (arXiv 1506.01497), section 3.1.2.
+        """
+        return logits.float().softmax(-1)[:, :-1]

@@ -1,0 +1,234 @@
+"""Objectives by name and by the kind of supervision that they can use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+T = TypeVar("T", bound="type[RegionObjective]")
+
+
+@dataclass(frozen=True)
+class RegionTargets:
+    """What is known about the R regions of some images when they are classified.
+
+    Attributes:
+        classes: (R,) int64 label column; n means background.
+        images: (R,) int64 index of every region's image into ``scope`` and ``weights``.
+        scope: (I, n) bool, label columns that an image's annotation speaks about; None means all.
+        weights: (I,) float loss weight of every image; None means 1.
+    """
+
+    classes: Tensor
+    images: Tensor
+    scope: Tensor | None = None
+    weights: Tensor | None = None
+
+    def scope_of(self, columns: Tensor | None) -> Tensor | None:
+        """Restrict the scope to computed columns and repeat it for every region.
+
+        Args:
+            columns: (k,) int64 label columns; None means all n.
+
+        Returns:
+            (R, k) bool, or None where everything is in scope.
+
+        Source: our own derivation.
+        """
+        if self.scope is None:
+            return None
+        return (self.scope if columns is None else self.scope[:, columns])[self.images]
+
+    def region_weights(self) -> Tensor | None:
+        """Repeat the weights of the images for their regions.
+
+        Returns:
+            (R,) float, or None where all are 1.
+
+        Source: our own derivation.
+        """
+        return None if self.weights is None else self.weights[self.images]
+
+
+class RegionObjective(nn.Module):
+    """Turns class logits of regions into losses; a subclass is one way to learn from an annotation.
+
+    The detector first asks which label columns the loss needs, computes only their logits, then asks for the losses.
+    """
+
+    needs_background = False  # the classifier shall append a background column
+
+    def __init__(self, num_classes: int) -> None:
+        """Build the objective.
+
+        Args:
+            num_classes: number n of label columns.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+
+    @classmethod
+    def from_config(cls, cfg: Any, num_classes: int, image_count: Tensor | None) -> RegionObjective:
+        """Build the objective that a config describes.
+
+        Args:
+            cfg: the config tree.
+            num_classes: number n of label columns.
+            image_count: (n,) training images of every class, or None where they are not known.
+
+        Returns:
+            The objective.
+
+        Source: our own derivation.
+        """
+        return cls(num_classes)
+
+    def columns(self, targets: RegionTargets) -> Tensor | None:
+        """Choose the label columns whose logits the loss needs; called once per cascade stage.
+
+        Args:
+            targets: the regions.
+
+        Returns:
+            (k,) int64 label columns, or None for all n.
+
+        Source: our own derivation.
+        """
+        if targets.scope is None or bool(targets.scope.all()):
+            return None
+        return targets.scope.any(0).nonzero()[:, 0]
+
+    def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
+        """Compute the losses.
+
+        Args:
+            logits: (R, k) float logits of the columns; (R, k + 1) with ``needs_background``, background last.
+            targets: the regions.
+            columns: (k,) int64, what ``columns`` returned.
+
+        Returns:
+            Loss name to scalar tensor; the detector appends the cascade stage to the names.
+
+        Raises:
+            NotImplementedError: always, in this base class.
+
+        Source: our own derivation.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define losses()")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn test logits into class probabilities.
+
+        Args:
+            logits: (R, n) float logits; (R, n + 1) with ``needs_background``.
+
+        Returns:
+            (R, n) float probabilities.
+
+        Source: our own derivation.
+        """
+        return logits.float().sigmoid()
+
+
+class ObjectiveRegistry:
+    """Objective classes by name, each with the kinds of supervision that it can use."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[RegionObjective]] = {}
+        self._kinds: dict[str, tuple[str, ...]] = {}
+
+    def register(self, name: str, supervision: tuple[str, ...] = ("boxes", "masks")) -> Callable[[T], T]:
+        """Register an objective class; use as a decorator.
+
+        Args:
+            name: value of ``MODEL.CLASSIFIER.LOSS`` that picks it.
+            supervision: kinds of annotation that it can use.
+
+        Returns:
+            The decorator.
+
+        Raises:
+            ValueError: if another class has the name.
+        """
+
+        def add(cls: T) -> T:
+            known = self._classes.get(name)
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(
+                    f"objective {name!r} is already {known.__module__}.{known.__qualname__}; "
+                    f"give {cls.__module__}.{cls.__qualname__} another name"
+                )
+            self._classes[name] = cls
+            self._kinds[name] = tuple(supervision)
+            return cls
+
+        return add
+
+    def names(self, supervision: str | None = None) -> list[str]:
+        """List what is registered.
+
+        Args:
+            supervision: only objectives that can use this kind; None lists all.
+
+        Returns:
+            Names, sorted.
+        """
+        return sorted(n for n, kinds in self._kinds.items() if supervision is None or supervision in kinds)
+
+    def kinds(self) -> list[str]:
+        """List the kinds of supervision that some objective can use.
+
+        Returns:
+            Kinds, sorted.
+        """
+        return sorted({kind for kinds in self._kinds.values() for kind in kinds})
+
+    def get(self, name: str, supervision: str | None = None) -> type[RegionObjective]:
+        """Look up an objective class.
+
+        Args:
+            name: its name.
+            supervision: kind of annotation that it must be able to use; None does not check.
+
+        Returns:
+            The class.
+
+        Raises:
+            KeyError: if there is none of that name, or it cannot use the supervision.
+        """
+        if name not in self._classes:
+            near = difflib.get_close_matches(name, self._classes, n=1)
+            hint = f"; nearest: {near[0]}" if near else ""
+            raise KeyError(f"MODEL.CLASSIFIER.LOSS {name!r} is no objective; there are {', '.join(self.names())}{hint}")
+        if supervision is not None and supervision not in self._kinds[name]:
+            able = ", ".join(self.names(supervision)) or "none"
+            raise KeyError(
+                f"objective {name!r} cannot learn from {supervision!r} annotation (it uses "
+                f"{', '.join(self._kinds[name])}); objectives that can: {able}"
+            )
+        return self._classes[name]
+
+
+OBJECTIVES = ObjectiveRegistry()
+
+
+def build_objectives(cfg: Any, num_classes: int, image_count: Tensor | None) -> dict[str, RegionObjective]:
+    """Build the objective of every kind of supervision that the chosen loss can use.
+
+    Args:
+        cfg: the config tree; ``MODEL.CLASSIFIER.LOSS`` names the objective.
+        num_classes: number n of label columns.
+        image_count: (n,) training images of every class, or None where they are not known.
+
+    Returns:
+        Kind of supervision to objective; kinds that share an objective share the object.
+
+    Source: our own derivation.
+    """
+    name = cfg.MODEL.CLASSIFIER.LOSS
+    objective = OBJECTIVES.get(name).from_config(cfg, num_classes, image_count)
+    return {kind: objective for kind in OBJECTIVES.kinds() if name in OBJECTIVES.names(kind)}

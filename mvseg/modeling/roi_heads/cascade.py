@@ -1,0 +1,315 @@
+"""Cascade region heads for many datasets (``MODEL.ROI_HEADS.NAME: MultiDatasetCascadeROIHeads``).
+
+Class-agnostic boxes and masks, a classifier over the columns of a label space, an objective for every kind of
+supervision, and test scores that combine all stages with the proposal score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import CascadeROIHeads, build_box_head
+from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from mvseg.modeling.classifier import TextClassifier
+from mvseg.modeling.columns import num_label_columns, training_label_space
+from mvseg.modeling.context import BatchContext
+from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives
+from mvseg.modeling.objectives.region import mask_loss
+from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
+from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
+from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
+from mvseg.vocabulary import LabelSpace
+
+
+@ROI_HEADS_REGISTRY.register()
+class MultiDatasetCascadeROIHeads(CascadeROIHeads):
+    """Detectron2's cascade heads with a classifier that computes only the label columns that a loss needs."""
+
+    takes_context = True  # forward() accepts a BatchContext
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        objectives: Mapping[str, RegionObjective],
+        score_threshold: float,
+        nms_threshold: float,
+        topk: int,
+        multiply_proposal_score: bool = True,
+        one_class_per_proposal: bool = False,
+        mask_weight: float = 1.0,
+        label_space: LabelSpace | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the heads.
+
+        Args:
+            objectives: kind of supervision to the objective that learns from it.
+            score_threshold: test scores must be above it.
+            nms_threshold: IoU of the class-wise suppression at test time.
+            topk: largest number of detections per image.
+            multiply_proposal_score: test score = sqrt(class probability * proposal probability).
+            one_class_per_proposal: report only the best class of every region.
+            mask_weight: factor on the mask loss.
+            label_space: what the label columns mean; None: nobody said.
+            **kwargs: as for Detectron2's ``CascadeROIHeads``; the box predictors are ``BoxPredictor``.
+        """
+        super().__init__(**kwargs)
+        self.objectives = nn.ModuleDict(objectives)
+        self.score_threshold, self.nms_threshold, self.topk = score_threshold, nms_threshold, topk
+        self.multiply_proposal_score = multiply_proposal_score
+        self.one_class_per_proposal = one_class_per_proposal
+        self.mask_weight = mask_weight
+        self.label_space = label_space
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Read ``MODEL.ROI_HEADS``, ``ROI_BOX_HEAD``, ``ROI_BOX_CASCADE_HEAD``, ``ROI_MASK_HEAD`` and ``CLASSIFIER``.
+
+        Args:
+            cfg: the config tree.
+            input_shape: channels and stride of every feature level.
+
+        Returns:
+            The arguments of the constructor.
+
+        Raises:
+            ValueError: if masks are wanted per class.
+        """
+        if cfg.MODEL.MASK_ON and not cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
+            raise ValueError(
+                "MultiDatasetCascadeROIHeads has one mask for all classes: set ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"
+            )
+        arguments = super().from_config(cfg, input_shape)
+        space = training_label_space(cfg)
+        columns = num_label_columns(cfg, space)
+        stages = zip(arguments["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True)
+        arguments.update(
+            box_predictors=[build_predictor(cfg, head.output_shape, weights, space) for head, weights in stages],
+            label_space=space,
+            num_classes=columns,
+            objectives=build_objectives(cfg, columns, None if space is None else space.image_count),
+            score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            nms_threshold=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            topk=cfg.TEST.DETECTIONS_PER_IMAGE,
+            multiply_proposal_score=cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE,
+            one_class_per_proposal=cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL,
+            mask_weight=cfg.MODEL.ROI_HEADS.MASK_WEIGHT,
+        )
+        return arguments
+
+    @classmethod
+    def _init_box_head(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        node, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+        names = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        thresholds = cascade.IOUS
+        if len(thresholds) != len(cascade.BBOX_REG_WEIGHTS):
+            raise ValueError("MODEL.ROI_BOX_CASCADE_HEAD: IOUS and BBOX_REG_WEIGHTS must have one entry per stage")
+        if list(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS) != [thresholds[0]]:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.IOU_THRESHOLDS {cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS} must be the first of "
+                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {thresholds}"
+            )
+        if not node.CLS_AGNOSTIC_BBOX_REG:
+            raise ValueError(
+                "MultiDatasetCascadeROIHeads refines one box for all classes: set CLS_AGNOSTIC_BBOX_REG True"
+            )
+        side = node.POOLER_RESOLUTION
+        region = ShapeSpec(channels=input_shape[names[0]].channels, height=side, width=side)
+        heads = [build_box_head(cfg, region) for _ in thresholds]
+        scales = [1.0 / input_shape[name].stride for name in names]
+        return {
+            "box_in_features": names,
+            "box_pooler": ROIPooler(side, scales, node.POOLER_SAMPLING_RATIO, node.POOLER_TYPE),
+            "box_heads": heads,
+            "box_predictors": [],  # from_config builds them: they need the label space
+            "proposal_matchers": [Matcher([iou], [0, 1], allow_low_quality_matches=False) for iou in thresholds],
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+        context: BatchContext | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Train on a batch, or detect.
+
+        Args:
+            images: the batch; not used.
+            features: (B, C, H, W) for every level.
+            proposals: for every image ``proposal_boxes``, pixels, and ``objectness_logits``.
+            targets: for every image ``gt_boxes``, ``gt_classes`` (label columns) and perhaps ``gt_masks``.
+            context: supervision, scope and weight of the images; None: complete annotation of weight 1.
+
+        Returns:
+            In training the sampled regions and the losses; otherwise detections and an empty dict.
+
+        Raises:
+            ValueError: in training without targets, or for a kind of supervision that no objective learns from.
+        """
+        if not self.training:
+            return self.forward_with_given_boxes(features, self._detect(features, proposals)), {}
+        if targets is None:
+            raise ValueError("MultiDatasetCascadeROIHeads needs targets in training")
+        context = context or BatchContext.plain(targets)
+        self.check_supervision(context.supervision)
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._box_losses(features, proposals, targets, context)
+        losses.update(self._mask_losses(features, proposals, context))
+        return proposals, losses
+
+    def check_supervision(self, kinds: Sequence[str]) -> None:
+        """Check that there is an objective for every kind of supervision.
+
+        Args:
+            kinds: kinds of supervision.
+
+        Raises:
+            ValueError: if one has none; the message lists those that have.
+        """
+        unknown = sorted(set(kinds) - set(self.objectives))
+        if unknown:
+            raise ValueError(
+                f"no objective learns from supervision {', '.join(map(repr, unknown))}; there are objectives for "
+                f"{', '.join(map(repr, self.objectives))}"
+            )
+
+    @property
+    def closed_set(self) -> bool:
+        """Whether the classifier knows only the words of training."""
+        return not isinstance(self.box_predictor[0].cls_score, TextClassifier)
+
+    def set_test_words(self, embeddings: Tensor | None = None, columns: Tensor | None = None) -> None:
+        """Choose the words of the evaluation mode in all stages; without arguments: the columns of training.
+
+        Args:
+            embeddings: (m, D) float text embeddings, for text classifiers.
+            columns: (m,) int64 label columns, for closed-set classifiers.
+        """
+        for predictor in self.box_predictor:
+            if isinstance(predictor.cls_score, TextClassifier):
+                predictor.cls_score.set_test_rows(embeddings)
+            else:
+                predictor.cls_score.set_test_columns(columns)
+
+    def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
+        pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes))
+        if self.training:  # every stage sends its gradient into the same pyramid
+            pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
+        return self.box_head[stage](pooled)
+
+    def _box_losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+        context: BatchContext,
+    ) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for stage, predictor in enumerate(self.box_predictor):
+            if stage:
+                proposals = self._match_and_label_boxes(proposals, stage, targets)
+            hidden = self._region_features(features, [p.proposal_boxes for p in proposals], stage)
+            for name, loss in self._class_losses(predictor, hidden, proposals, context).items():
+                losses[f"{name}_stage{stage}"] = loss
+            deltas = predictor.bbox_pred(hidden)
+            weights = context.rows(context.weights, [len(p) for p in proposals])
+            losses[f"loss_box_reg_stage{stage}"] = predictor.box_loss(deltas, proposals, self.num_classes, weights)
+            if stage + 1 < self.num_cascade_stages:
+                proposals = self._next_proposals(predictor, deltas, proposals)
+        return losses
+
+    def _class_losses(
+        self, predictor: BoxPredictor, hidden: Tensor, proposals: list[Instances], context: BatchContext
+    ) -> dict[str, Tensor]:
+        """Losses of the regions, grouped by objective; groups count in proportion to their regions."""
+        owners: list[Any] = [self.objectives[kind] for kind in context.supervision]
+        counts = torch.tensor([len(p) for p in proposals], device=hidden.device)
+        images = torch.arange(len(proposals), device=hidden.device).repeat_interleave(counts)
+        classes = torch.cat([p.gt_classes for p in proposals])
+        total: dict[str, Tensor] = {}
+        for objective in dict.fromkeys(owners):
+            members = torch.tensor([owner is objective for owner in owners], device=hidden.device)
+            chosen = members[images]
+            whole = bool(members.all())
+            targets = RegionTargets(
+                classes if whole else classes[chosen],
+                images if whole else images[chosen],
+                context.scope,
+                context.weights,
+            )
+            columns = objective.columns(targets)
+            logits = predictor.cls_score(hidden if whole else hidden[chosen], columns)
+            share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)
+            for name, loss in objective.losses(logits, targets, columns).items():
+                total[name] = total.get(name, 0) + share * loss
+        return total
+
+    def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:
+        """Refined, clipped boxes as regions of the next stage; in training without empty ones."""
+        refined = []
+        boxes = predictor.refine(deltas, [p.proposal_boxes for p in proposals])
+        for before, image_boxes in zip(proposals, boxes, strict=True):
+            after = Instances(before.image_size)
+            after.proposal_boxes = Boxes(image_boxes)
+            after.proposal_boxes.clip(before.image_size)
+            after.objectness_logits = before.objectness_logits
+            refined.append(after[after.proposal_boxes.nonempty()] if self.training else after)
+        return refined
+
+    def _mask_losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], context: BatchContext
+    ) -> dict[str, Tensor]:
+        if not self.mask_on:
+            return {}
+        regions = with_masks(proposals, self.num_classes)
+        pooled = self.mask_pooler([features[n] for n in self.mask_in_features], [p.proposal_boxes for p in regions])
+        logits = self.mask_head.layers(pooled)[:, 0]
+        targets = mask_targets(regions, logits.shape[-1], logits.device)
+        weights = context.rows(context.weights, [len(p) for p in regions])
+        return {"loss_mask": self.mask_weight * mask_loss(logits, targets, weights=weights)}
+
+    def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        objective: Any = next(iter(self.objectives.values()))
+        proposal_scores = [p.objectness_logits.float().sigmoid() for p in proposals]
+        total: Tensor | None = None
+        for stage, predictor in enumerate(self.box_predictor):
+            hidden = self._region_features(features, [p.proposal_boxes for p in proposals], stage)
+            logits, deltas = predictor(hidden)
+            probabilities = objective.probabilities(logits)
+            total = probabilities if total is None else total.add_(probabilities)
+            if stage + 1 < self.num_cascade_stages:
+                proposals = self._next_proposals(predictor, deltas, proposals)
+        boxes = predictor.refine(deltas, [p.proposal_boxes for p in proposals])
+        mean = (total / self.num_cascade_stages).split([len(p) for p in proposals])
+        return [
+            self._select(b, scores, objectness, p.image_size)
+            for b, scores, objectness, p in zip(boxes, mean, proposal_scores, proposals, strict=True)
+        ]
+
+    def _select(self, boxes: Tensor, scores: Tensor, objectness: Tensor, image_size: tuple[int, int]) -> Instances:
+        if self.multiply_proposal_score:
+            scores = fuse_scores(scores, objectness)
+        if self.one_class_per_proposal:
+            scores = keep_best_class(scores)
+        detections, _ = select_detections(
+            boxes,
+            scores,
+            image_size,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            topk=self.topk,
+        )
+        return detections

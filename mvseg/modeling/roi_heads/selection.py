@@ -1,0 +1,85 @@
+"""From class probabilities to detections: threshold first, then suppression on as few candidates as give the answer."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+FIRST_CANDIDATES = 4096
+GROWTH = 4
+
+
+def fuse_scores(probabilities: Tensor, proposal_scores: Tensor) -> Tensor:
+    """Combine class and proposal probability by their geometric mean.
+
+    Args:
+        probabilities: (R, n) float class probabilities.
+        proposal_scores: (R,) float proposal probabilities.
+
+    Returns:
+        (R, n) float scores.
+
+    Source: Zhou et al. 2021 (arXiv 2103.07461), section 3: P(class | object) P(object), under a root.
+    """
+    return (probabilities * proposal_scores[:, None]).sqrt()
+
+
+def keep_best_class(scores: Tensor) -> Tensor:
+    """Leave every region only its best class.
+
+    Args:
+        scores: (R, n) float scores.
+
+    Returns:
+        (R, n) float scores, 0 except at the best class of each row.
+    """
+    best = scores.argmax(1, keepdim=True) if scores.shape[1] else scores.new_zeros((len(scores), 0), dtype=torch.long)
+    return torch.zeros_like(scores).scatter(1, best, scores.gather(1, best))
+
+
+def select_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    image_size: tuple[int, int],
+    *,
+    score_threshold: float,
+    nms_threshold: float,
+    topk: int,
+) -> tuple[Instances, Tensor]:
+    """Keep the best detections of one image after class-wise suppression.
+
+    Suppression looks at the best candidates, and at more only if too few of them survive. A candidate never suppresses
+    a better one, so the result is that of suppressing all, while memory stays small with thousands of classes.
+
+    Args:
+        boxes: (R, 4) float, pixels, one box for all classes.
+        scores: (R, n) float scores.
+        image_size: height and width that boxes are clipped to, pixels.
+        score_threshold: scores must be above it.
+        nms_threshold: IoU above which the worse of two boxes of one class goes.
+        topk: largest number of detections; negative keeps all.
+
+    Returns:
+        ``pred_boxes``, ``scores`` and ``pred_classes`` by descending score, and (N,) int64 row of each.
+    """
+    valid = boxes.isfinite().all(1) & scores.isfinite().all(1)
+    clipped = Boxes(torch.where(valid[:, None], boxes, torch.zeros_like(boxes)).float())
+    clipped.clip(image_size)
+    rows, classes = ((scores > score_threshold) & valid[:, None]).nonzero(as_tuple=True)
+    passing = scores[rows, classes].float()
+    order = passing.argsort(descending=True, stable=True)
+    count = FIRST_CANDIDATES if topk >= 0 else len(order)
+    while True:
+        best = order[:count]
+        keep = batched_nms(clipped.tensor[rows[best]], passing[best], classes[best], nms_threshold)
+        if count >= len(order) or len(keep) >= topk:
+            break
+        count *= GROWTH
+    kept = best[keep if topk < 0 else keep[:topk]]
+    result = Instances(image_size)
+    result.pred_boxes = Boxes(clipped.tensor[rows[kept]])
+    result.scores = passing[kept]
+    result.pred_classes = classes[kept]
+    return result, rows[kept]

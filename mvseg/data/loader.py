@@ -33,7 +33,7 @@ Sample = dict[str, Any]
 Mapper = Callable[[Record], Sample | None]
 
 # Of so many images in a row one must be readable, whatever DATALOADER.MAX_BAD_IMAGES allows in total.
-ATTEMPTS_PER_IMAGE = 10
+ATTEMPTS_PER_IMAGE = 100
 # LVIS's threshold, where a mixture entry asks for repeat factors and DATALOADER.REPEAT_THRESHOLD is left at 0.
 LVIS_REPEAT_THRESHOLD = 0.001
 
@@ -84,7 +84,7 @@ class MappedMixture(Dataset[tuple[Sample, list[BadImage]]]):
             The model input, and the files that were tried before it and could not be read.
 
         Raises:
-            ImageReadError: if ten images in a row give no input.
+            ImageReadError: if 100 images in a row give no input.
         """
         records = self.records[draw.dataset]
         bad: list[BadImage] = []

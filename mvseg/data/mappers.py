@@ -20,6 +20,7 @@ from mvseg.data.augmentation import (
     with_image_size,
 )
 from mvseg.data.mixing import MixEntry, mixture_from_config
+from mvseg.data.polygons import transform_polygons
 from mvseg.data.reading import check_image_size, read_image
 from mvseg.vocabulary import did_you_mean
 
@@ -134,6 +135,7 @@ class MultiDatasetMapper:
         with_masks = self.use_instance_mask and supervision_of(record, annotations) == "masks"
         for annotation in annotations:
             annotation.pop("keypoints", None)
+            polygons = None
             if not with_masks:
                 annotation.pop("segmentation", None)
             elif not annotation.get("segmentation"):
@@ -142,11 +144,15 @@ class MultiDatasetMapper:
                     "annotation has no segmentation although the dataset's supervision is 'masks'; leave the "
                     "annotation out or declare the supervision 'boxes'"
                 )
+            if isinstance(annotation.get("segmentation"), list):
+                polygons = transform_polygons(annotation.pop("segmentation"), transforms)
             detection_utils.transform_instance_annotations(annotation, transforms, size)
+            if polygons is not None:
+                annotation["segmentation"] = polygons
         instances = detection_utils.annotations_to_instances(annotations, size, mask_format=self.instance_mask_format)
         if with_masks and not instances.has("gt_masks"):  # so that images with and without objects have the same fields
-            polygons = self.instance_mask_format == "polygon"
-            instances.gt_masks = PolygonMasks([]) if polygons else BitMasks(torch.zeros((0, *size), dtype=torch.bool))
+            empty = torch.zeros((0, *size), dtype=torch.bool)
+            instances.gt_masks = PolygonMasks([]) if self.instance_mask_format == "polygon" else BitMasks(empty)
         if self.recompute_boxes and with_masks:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from collections import deque
@@ -126,6 +127,7 @@ class _Feed:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
+    gc.freeze()  # else every garbage collection would copy the parent's pages into this process
 
 
 class TrainLoader:

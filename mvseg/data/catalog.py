@@ -28,6 +28,7 @@ __all__ = [
     "register_card",
     "register_cards",
     "register_dataset",
+    "unregister_card",
 ]
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,22 @@ def register_card(card: DatasetCard, builtin: bool = False) -> None:
     DatasetCatalog.register(card.name, entry.records)
     entry.announce()
     _entries[card.name] = entry
+
+
+def unregister_card(name: str) -> None:
+    """Forget a dataset that was registered with a card, and what has been read of it.
+
+    Args:
+        name: name of the dataset.
+
+    Raises:
+        KeyError: if no card of that name is registered.
+    """
+    if name not in _entries:
+        raise KeyError(f"no dataset card {name!r}{did_you_mean(name, _entries)}")
+    del _entries[name]
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
 
 
 def register_dataset(**fields: Any) -> DatasetCard:

@@ -149,7 +149,7 @@ def mask_to_polygons(mask: Array) -> list[list[float]]:
         mask: (H, W), bool.
 
     Returns:
-        Polygons [x0, y0, x1, y1, ...] in pixels whose union covers the mask to an eighth of a pixel.
+        Polygons [x0, y0, x1, y1, ...] in pixels whose union, filled as COCO does, is the mask.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = int(rows[0]), int(columns[0])
@@ -159,7 +159,7 @@ def mask_to_polygons(mask: Array) -> list[list[float]]:
         fine = np.kron(crop[:, start:stop], np.ones((_FINE, _FINE), np.uint8)).astype(np.uint8)
         contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         for contour in contours:
-            points = cv2.approxPolyDP(contour, 0.9, True)[:, 0].astype(float)
+            points = cv2.approxPolyDP(contour, 1.5, True)[:, 0].astype(float)
             if len(points) >= 3:
                 points = (points + 0.5) / _FINE + (left + start, top)
                 polygons.append([round(float(v), 3) for v in points.reshape(-1)])

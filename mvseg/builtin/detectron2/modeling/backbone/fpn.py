@@ -36,12 +36,12 @@ class FPN(Backbone):
         square_pad: pad images to this square; 0 for no such wish.
     """
 
-    def __init__(
-        self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type="sum", square_pad=0
-    ):
+    def __init__(self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type="sum", square_pad=0):
         super().__init__()
         if not isinstance(bottom_up, Backbone) or not in_features:
-            raise AssertionError(f"FPN needs a Backbone and names of its features, not {type(bottom_up)}, {in_features}")
+            raise AssertionError(
+                f"FPN needs a Backbone and names of its features, not {type(bottom_up)}, {in_features}"
+            )
         if fuse_type not in ("sum", "avg"):
             raise AssertionError(f'MODEL.FPN.FUSE_TYPE is "sum" or "avg", not {fuse_type!r}')
         shapes = bottom_up.output_shape()

@@ -52,7 +52,9 @@ class _Residual(CNNBlockBase):
 
     def __init__(self, in_channels, out_channels, stride, norm):
         super().__init__(in_channels, out_channels, stride)
-        self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride) if in_channels != out_channels else None
+        self.shortcut = (
+            _conv(in_channels, out_channels, 1, norm, stride=stride) if in_channels != out_channels else None
+        )
 
     def _branch(self, x: Tensor) -> Tensor:
         raise NotImplementedError

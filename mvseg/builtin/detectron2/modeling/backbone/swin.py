@@ -152,7 +152,9 @@ class PatchMerging(nn.Module):
 class BasicLayer(nn.Module):
     """Blocks of one resolution, and the merging to the next."""
 
-    def __init__(self, dim: int, num_heads: int, drop_path: list[float], merge: bool, checkpointed: bool, options: dict):
+    def __init__(
+        self, dim: int, num_heads: int, drop_path: list[float], merge: bool, checkpointed: bool, options: dict
+    ):
         super().__init__()
         self.window_size = options["window_size"]
         self.shift_size = self.window_size // 2

@@ -63,9 +63,7 @@ def find_top_rpn_proposals(
     return results
 
 
-def add_ground_truth_to_proposals(
-    gt: list[Instances] | list[Boxes], proposals: list[Instances]
-) -> list[Instances]:
+def add_ground_truth_to_proposals(gt: list[Instances] | list[Boxes], proposals: list[Instances]) -> list[Instances]:
     """Append the ground truth boxes of each image to its proposals, so that training sees perfect ones.
 
     Args:

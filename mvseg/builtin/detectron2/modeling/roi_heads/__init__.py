@@ -1,0 +1,47 @@
+"""Heads on regions: boxes, masks, cascades, and their registries."""
+
+from ..._missing import missing_attribute
+from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead, build_box_head
+from .cascade_rcnn import CascadeROIHeads
+from .fast_rcnn import FastRCNNOutputLayers
+from .mask_head import ROI_MASK_HEAD_REGISTRY, BaseMaskRCNNHead, MaskRCNNConvUpsampleHead, build_mask_head
+from .roi_heads import (
+    ROI_HEADS_REGISTRY,
+    Res5ROIHeads,
+    ROIHeads,
+    StandardROIHeads,
+    build_roi_heads,
+    select_foreground_proposals,
+)
+
+__all__ = [
+    "ROI_BOX_HEAD_REGISTRY",
+    "ROI_HEADS_REGISTRY",
+    "ROI_MASK_HEAD_REGISTRY",
+    "BaseMaskRCNNHead",
+    "CascadeROIHeads",
+    "FastRCNNConvFCHead",
+    "FastRCNNOutputLayers",
+    "MaskRCNNConvUpsampleHead",
+    "ROIHeads",
+    "Res5ROIHeads",
+    "StandardROIHeads",
+    "build_box_head",
+    "build_mask_head",
+    "build_roi_heads",
+    "select_foreground_proposals",
+]
+
+_LEFT_OUT = (
+    "BaseKeypointRCNNHead",
+    "KRCNNConvDeconvUpsampleHead",
+    "ROI_KEYPOINT_HEAD_REGISTRY",
+    "RROIHeads",
+    "build_keypoint_head",
+    "keypoint_head",
+    "rotated_fast_rcnn",
+)
+
+
+def __getattr__(name: str):
+    raise missing_attribute(__name__, name, _LEFT_OUT)

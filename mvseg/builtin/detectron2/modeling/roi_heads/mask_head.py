@@ -1,0 +1,179 @@
+"""Mask head of Mask R-CNN (He et al. 2017): a small mask for each class of each region."""
+
+from __future__ import annotations
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...config import configurable
+from ...layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
+from ...structures import Instances
+from ...utils.events import get_event_storage
+from ...utils.registry import Registry
+
+__all__ = [
+    "ROI_MASK_HEAD_REGISTRY",
+    "BaseMaskRCNNHead",
+    "MaskRCNNConvUpsampleHead",
+    "build_mask_head",
+    "mask_rcnn_inference",
+    "mask_rcnn_loss",
+]
+
+ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
+ROI_MASK_HEAD_REGISTRY.__doc__ = "Callables (cfg, input_shape: ShapeSpec) -> head, picked by MODEL.ROI_MASK_HEAD.NAME."
+
+
+def mask_rcnn_loss(pred_mask_logits: Tensor, instances: list[Instances], vis_period: int = 0) -> Tensor:
+    """Mean binary cross entropy of the mask of the true class.
+
+    Args:
+        pred_mask_logits: (R, K, M, M), or (R, 1, M, M) for all classes; the foreground regions of all images in order.
+        instances: those regions, with `proposal_boxes`, `gt_classes` and `gt_masks`.
+        vis_period: put a picture of a mask pair into the event storage every so many iterations; 0: never.
+
+    Returns:
+        0-dim loss, 0 without regions.
+    """
+    side = pred_mask_logits.shape[-1]
+    if pred_mask_logits.shape[-2] != side:
+        raise AssertionError(f"Masks must be square, not {tuple(pred_mask_logits.shape)}")
+    targets = [
+        image.gt_masks.crop_and_resize(image.proposal_boxes.tensor, side).to(pred_mask_logits.device)
+        for image in instances
+        if len(image)
+    ]
+    if not targets:
+        return pred_mask_logits.sum() * 0
+    target = cat(targets)
+    column = torch.zeros(len(target), dtype=torch.int64, device=target.device)
+    if pred_mask_logits.shape[1] > 1:
+        column = cat([image.gt_classes.to(torch.int64) for image in instances if len(image)])
+    logits = pred_mask_logits[torch.arange(len(target), device=target.device), column]
+    _log_mask_stats(logits, target, vis_period)
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="mean")
+
+
+def _log_mask_stats(logits: Tensor, target: Tensor, vis_period: int) -> None:
+    target = target.to(torch.bool)
+    wrong = (logits > 0) != target
+    positives = target.sum().item()
+    storage = get_event_storage()
+    storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.float().mean().item())
+    false_positives = (wrong & ~target).sum().item() / max(target.numel() - positives, 1.0)
+    storage.put_scalar("mask_rcnn/false_positive", false_positives)
+    storage.put_scalar("mask_rcnn/false_negative", (wrong & target).sum().item() / max(positives, 1.0))
+    if vis_period > 0 and storage.iter % vis_period == 0:
+        pairs = torch.cat((logits.detach().sigmoid(), target), dim=2)
+        for index, pair in enumerate(pairs):
+            storage.put_image(f"Left: mask prediction;   Right: mask GT ({index})", pair.expand(3, -1, -1))
+
+
+def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances]) -> None:
+    """Give detections their masks.
+
+    Args:
+        pred_mask_logits: (D, K, M, M), or (D, 1, M, M) for all classes; the detections of all images in order.
+        pred_instances: those detections, with `pred_classes`; they get `pred_masks` (N, 1, M, M), probabilities.
+    """
+    masks = pred_mask_logits
+    if masks.shape[1] > 1:
+        classes = cat([image.pred_classes for image in pred_instances])
+        masks = masks[torch.arange(len(classes), device=classes.device), classes][:, None]
+    for image, own in zip(pred_instances, masks.sigmoid().split([len(image) for image in pred_instances])):
+        image.pred_masks = own
+
+
+class BaseMaskRCNNHead(nn.Module):
+    """Loss and inference around `layers`, which a subclass defines.
+
+    Args:
+        loss_weight: factor of the loss.
+        vis_period: see `mask_rcnn_loss`.
+    """
+
+    @configurable
+    def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0):
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.vis_period = vis_period
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {"vis_period": cfg.VIS_PERIOD}
+
+    def forward(self, x: Tensor, instances: list[Instances]):
+        """In training {"loss_mask": loss}; otherwise the instances, now with `pred_masks`."""
+        logits = self.layers(x)
+        if self.training:
+            return {"loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight}
+        mask_rcnn_inference(logits, instances)
+        return instances
+
+    def layers(self, x: Tensor) -> Tensor:
+        """Map region features (R, C, H, W) to mask logits (R, K or 1, M, M)."""
+        raise NotImplementedError
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
+    """3x3 convolutions, upsampling by 2 (with the last of `conv_dims`), and a 1x1 convolution.
+
+    Args:
+        input_shape: shape of the region features.
+        num_classes: masks per region; 1 for all classes together.
+        conv_dims: channels of the convolutions and, last, of the upsampling.
+        conv_norm: norm of the convolutions ("": none, but a bias).
+        kwargs: see `BaseMaskRCNNHead`.
+    """
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, num_classes, conv_dims, conv_norm="", **kwargs):
+        super().__init__(**kwargs)
+        if not conv_dims:
+            raise AssertionError("MaskRCNNConvUpsampleHead needs at least one number of channels in conv_dims")
+        channels = input_shape.channels
+        self.conv_norm_relus = []
+        for index, width in enumerate(conv_dims[:-1], start=1):
+            conv = Conv2d(
+                channels,
+                width,
+                kernel_size=3,
+                padding=1,
+                bias=not conv_norm,
+                norm=get_norm(conv_norm, width),
+                activation=nn.ReLU(),
+            )
+            self.add_module(f"mask_fcn{index}", conv)
+            self.conv_norm_relus.append(conv)
+            channels = width
+        self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
+        self.deconv_relu = nn.ReLU()
+        self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
+        for layer in (*self.conv_norm_relus, self.deconv):
+            weight_init.c2_msra_fill(layer)
+        nn.init.normal_(self.predictor.weight, std=0.001)
+        nn.init.zeros_(self.predictor.bias)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        options = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            **super().from_config(cfg, input_shape),
+            "conv_dims": [options.CONV_DIM] * (options.NUM_CONV + 1),
+            "conv_norm": options.NORM,
+            "input_shape": input_shape,
+            "num_classes": 1 if options.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        }
+
+    def layers(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+def build_mask_head(cfg, input_shape: ShapeSpec) -> nn.Module:
+    """Build MODEL.ROI_MASK_HEAD.NAME for pooled features of this shape."""
+    return ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, input_shape)

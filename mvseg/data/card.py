@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from torch import Tensor
 
-from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean
+from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean, read_table
+from mvseg.vocabulary.embeddings import check_embeddings, read_embeddings
 
 from .supervision import check_supervision
 
@@ -41,7 +44,8 @@ class DatasetCard:
         vocabulary: name of a built-in table ("coco", "lvis_v1", "voc"), a file of names, a list of names, or
             ``{name: ..., names: [...]}``; None: the categories of the annotation file, in the order of their ids.
         embeddings: file of text embeddings in the order of the vocabulary, or ``{file: ..., rows: ...}`` with the
-            built-in table or file of names that the rows follow.
+            built-in table or file of names that the rows follow; or a list of these, all of one text encoder: every
+            word comes from the first table that has it.
         evaluator: "coco" or "lvis"; empty: "lvis" for the format lvis, otherwise "coco".
         split: file that lists the images to use, one a line (name with or without ending); None: all.
         aliases: category name in the annotation file -> word of the vocabulary.
@@ -60,7 +64,7 @@ class DatasetCard:
     annotations: str
     supervision: str = "boxes"
     vocabulary: str | list[str] | dict[str, Any] | None = None
-    embeddings: str | dict[str, str] | None = None
+    embeddings: str | dict[str, str] | list[dict[str, str]] | None = None
     evaluator: str = ""
     split: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
@@ -144,28 +148,59 @@ class DatasetCard:
             ValueError: if the entry has the wrong form, or the file does not fit the vocabulary.
             FileNotFoundError: if the file does not exist.
         """
-        entry: Any = self.embeddings
-        if entry is None:
+        if self.embeddings is None:
             return vocabulary
-        if not isinstance(entry, Mapping):
-            entry = {"file": str(entry)}
+        table: Path | Tensor
+        rows: Vocabulary | Sequence[str] | None
+        if isinstance(self.embeddings, list | tuple):
+            table, rows = self._join_tables(self.embeddings)
+        else:
+            table, rows = self._embedding_table(self.embeddings)
+        try:
+            return vocabulary.with_embeddings(table, rows)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from error
+
+    def _embedding_table(self, entry: Any) -> tuple[Path, Vocabulary | Sequence[str] | None]:
+        entry = entry if isinstance(entry, Mapping) else {"file": str(entry)}
         if "file" not in entry or set(entry) - {"file", "rows"}:
             raise ValueError(f"{self.where}: embeddings takes file and rows, found {sorted(entry)}")
-        rows = self._named_vocabulary(entry["rows"], "embeddings.rows") if entry.get("rows") else None
+        rows = self._row_names(entry["rows"]) if entry.get("rows") else None
         path = self.resolve(entry["file"], near_card=True)
         if not path.is_file():
             raise FileNotFoundError(missing_message(self, "embedding file", path))
-        try:
-            return vocabulary.with_embeddings(path, rows)
-        except ValueError as error:
-            raise ValueError(f"{self.where}: {error}") from error
+        return path, rows
+
+    def _row_names(self, entry: str) -> Vocabulary | Sequence[str]:
+        """Names of a table's rows; a file of names may hold a name twice, a vocabulary may not."""
+        if entry in builtin_tables():
+            return Vocabulary.from_table(entry)
+        return [str(name) for name in read_table(self._named_file(entry, "embeddings.rows"))["names"]]
+
+    def _join_tables(self, entries: Sequence[Any]) -> tuple[Tensor, list[str]]:
+        """Put several tables under each other; a word is then found in the first one that has it."""
+        tables: list[Tensor] = []
+        names: list[str] = []
+        for entry in entries:
+            path, rows = self._embedding_table(entry)
+            if rows is None:
+                raise ValueError(f"{self.where}: embeddings lists several tables, so {path} needs rows")
+            row_names = rows.names if isinstance(rows, Vocabulary) else rows
+            table, _ = read_embeddings(path)
+            check_embeddings(table, len(row_names), str(path), tables[0].shape[1] if tables else None)
+            tables.append(table)
+            names += row_names
+        return torch.cat(tables), names
 
     def _named_vocabulary(self, entry: str, key: str) -> Vocabulary:
         if entry in builtin_tables():
             return Vocabulary.from_table(entry)
+        return Vocabulary.from_file(self._named_file(entry, key))
+
+    def _named_file(self, entry: str, key: str) -> Path:
         path = self.resolve(entry, near_card=True)
         if path.is_file():
-            return Vocabulary.from_file(path)
+            return path
         raise ValueError(
             f"{self.where}: {key} {entry!r} is neither a built-in table ({', '.join(builtin_tables())}"
             f"{did_you_mean(entry, builtin_tables(), show_all=0)}) nor a file ({path} does not exist)"

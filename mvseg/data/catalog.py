@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
+from mvseg.vocabulary import LabelSpace, Vocabulary, builtin_tables, did_you_mean
 
 from .card import DatasetCard, load_card, make_card
 from .checks import LoadReport
@@ -322,10 +322,13 @@ def dataset_report(name: str) -> LoadReport:
 
 
 def _evaluates_on_file(card: DatasetCard) -> bool:
-    """Whether the annotation file itself can be the evaluator's ground truth, as far as the card tells."""
-    inline = card.vocabulary is not None and not isinstance(card.vocabulary, str)
+    """Whether the card alone tells that the annotation file can be the evaluator's ground truth.
+
+    For other cards it is found out when the file is read; COCOEvaluator makes a file of its own until then.
+    """
     changed = card.aliases or card.ignore or card.filter or card.split
-    return card.format in ("coco", "lvis") and not inline and not changed
+    standard = card.format == "coco" and card.vocabulary in builtin_tables()
+    return not changed and (standard or card.format == "lvis")
 
 
 def _publish_words(name: str, words: Vocabulary) -> None:

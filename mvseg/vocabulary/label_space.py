@@ -128,10 +128,10 @@ class LabelSpace:
 
         Args:
             dataset: name of a dataset of the space.
-            classes: indices into the dataset's vocabulary, any shape, int64.
+            classes: indices into the dataset's vocabulary, (N,) or any other shape, int64.
 
         Returns:
-            Columns, same shape and device, int64.
+            Columns, of the same shape and device, int64.
         """
         return self.columns(dataset).to(classes.device)[classes]
 

@@ -66,3 +66,20 @@ def register() -> Iterator[Callable[..., list[Record]]]:
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def card() -> Iterator[Callable[..., Any]]:
+    """Function that registers a dataset card from its fields for the length of a test."""
+    from mvseg.data.catalog import register_dataset, unregister_card
+
+    names: list[str] = []
+
+    def register_fields(**fields: Any) -> Any:
+        made = register_dataset(**fields)
+        names.append(made.name)
+        return made
+
+    yield register_fields
+    for name in dict.fromkeys(names):
+        unregister_card(name)

@@ -86,7 +86,8 @@ def load_coco_like(
     report.add("empty_images", sum(not r["annotations"] for r in result))
     same_ids = {v: k for k, v in classes.items() if v >= 0} == dict(enumerate(vocabulary.ids))
     whole = len(classes) == len(vocabulary) and card.split is None
-    return LoadedDataset(result, vocabulary, report, file_is_ground_truth=same_ids and whole)
+    usable = same_ids and whole and _has_fields_of_evaluation(card, tree["annotations"])
+    return LoadedDataset(result, vocabulary, report, file_is_ground_truth=usable)
 
 
 def read_coco_json(card: DatasetCard, path: Path) -> dict[str, Any]:
@@ -126,6 +127,12 @@ def read_coco_json(card: DatasetCard, path: Path) -> dict[str, Any]:
     numbered = [a["id"] for a in tree["annotations"] if "id" in a]
     check_unique(numbered, "annotation id", f"{card.where}: {path}")
     return tree
+
+
+def _has_fields_of_evaluation(card: DatasetCard, annotations: list[dict[str, Any]]) -> bool:
+    """Whether pycocotools can evaluate on these annotations; many exported files lack the area."""
+    needed = ("id", "area") if card.evaluator == "lvis" else ("id", "area", "iscrowd")
+    return all(key in annotation for annotation in annotations for key in needed)
 
 
 def _match_categories(

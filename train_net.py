@@ -12,6 +12,7 @@ KEY VALUE pairs at the end override the file, for example SOLVER.MAX_ITER 1000 O
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import mvseg
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train() or {}
+    return trainer.train()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,9 +73,21 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-if __name__ == "__main__":
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, which is Detectron2's own.
+
+    Args:
+        arguments: what stands behind the command; None takes it from the process.
+
+    Returns:
+        The arguments.
+    """
     parser = default_argument_parser(epilog=__doc__)
-    arguments = parser.parse_args()
-    if not arguments.config_file:
+    parsed = parser.parse_args(arguments)
+    if not parsed.config_file:
         parser.error("--config-file is missing; configs/quickstart/shapes.yaml is a small one")
-    run(arguments)
+    return parsed
+
+
+if __name__ == "__main__":
+    run(parse())

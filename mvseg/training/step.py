@@ -19,6 +19,23 @@ from mvseg.training.setup import seed_everything
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def choose_precision(name: str) -> torch.dtype:
+    """Turn SOLVER.AMP.DTYPE into a dtype.
+
+    Args:
+        name: "bfloat16" or "float16".
+
+    Returns:
+        The dtype.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"SOLVER.AMP.DTYPE {name!r}: choose one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
 class TrainingStep(SimpleTrainer):
     """Detectron2's plain training loop with autocast on any device, clipping and a check for non-finite losses.
 

@@ -33,7 +33,7 @@ from mvseg.training.ema import ModelEma
 from mvseg.training.hooks import BestCheckpoint, EmaHook, StopOnSignal, TrainingPictures
 from mvseg.training.optimizer import build_clipping, build_optimizer
 from mvseg.training.setup import seed_everything
-from mvseg.training.step import PRECISIONS, TrainingStep
+from mvseg.training.step import TrainingStep, choose_precision
 from mvseg.training.validation import validation_losses
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.best = self._build_best(cfg)
+        self._results: dict[str, Any] = {}
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -87,7 +88,7 @@ class Trainer(DefaultTrainer):
             wrapped,
             loader,
             optimizer,
-            precision=PRECISIONS[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+            precision=choose_precision(cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
             clip=build_clipping(cfg),
             output_dir=cfg.OUTPUT_DIR,
             seed=self.seed,
@@ -127,6 +128,15 @@ class Trainer(DefaultTrainer):
         elif self.ema is not None:  # the average starts from the loaded weights
             self.ema.restart(unwrap(self.model))
 
+    def train(self) -> dict[str, Any]:
+        """Train from ``start_iter`` to ``max_iter``.
+
+        Returns:
+            The last evaluation as :meth:`evaluate` gives it; empty on other processes than the main one.
+        """
+        super().train()
+        return self._results
+
     def build_hooks(self) -> list[HookBase | None]:
         """Build the hooks; a subclass adds its own to this list.
 
@@ -161,11 +171,12 @@ class Trainer(DefaultTrainer):
         """
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
-    def _evaluate(self) -> Results:
+    def _evaluate(self) -> dict[str, Any]:
         iteration = min(self.iter, self.max_iter - 1)  # after training, self.iter is one further
         results = self.evaluate(self.cfg, unwrap(self.model), ema=self.ema, iteration=iteration)
         if self.best is not None and comm.is_main_process():
             self.best.consider(flatten_results_dict(results), iteration)
+        self._results = results
         plain = {name: value for name, value in results.items() if name != "ema"}
         self._last_eval_results = next(iter(plain.values())) if len(plain) == 1 else plain
         return results

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def cards(tmp_path_factory) -> Path:
-    from tiny import write_sets
+def cards() -> Path:
+    from tiny import shared_sets
 
-    return write_sets(tmp_path_factory.mktemp("tiny"))
+    return shared_sets()

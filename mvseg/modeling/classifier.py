@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvseg.modeling.precision import at_least_float32
+
 
 class TextClassifier(nn.Module):
     """Score regions by the scaled cosine between their projected feature and the text embedding of every word."""
@@ -97,10 +99,10 @@ class TextClassifier(nn.Module):
             rows = torch.cat([rows, rows.new_zeros((1, rows.shape[1]))])
         hidden = self.linear(features)
         with torch.autocast(features.device.type, enabled=False):
-            hidden = hidden.float()
+            hidden = at_least_float32(hidden)
             if self.normalize:
                 hidden = self.temperature * F.normalize(hidden, dim=1)
-            logits = hidden @ rows.t()
+            logits = hidden @ rows.t().to(hidden.dtype)
             return logits if self.cls_bias is None else logits + self.cls_bias
 
     def _rows(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def run(oracle: Oracle, cfg: Any, text: Any, with_masks: bool, **more: Any) -> R
         record["height"], record["width"] = oracle(f"eval/post_size_{i}").tolist()
     with recording(modules) as evaluated, torch.no_grad():
         evaluated["detections"] = model.inference(batch, do_postprocess=False)
-        evaluated["results"] = model(batch)
+        sizes = model.preprocess_image(batch).image_sizes
+        evaluated["results"] = model._postprocess(copy.deepcopy(evaluated["detections"]), batch, sizes)
     model.train()
     fix_samples(model, oracle)
     with recording(modules) as trained:
@@ -254,20 +256,15 @@ def test_losses(done: Run):
 
 def test_gradients(done: Run):
     parameters = dict(done.model.named_parameters())
-    checked = 0
-    for key in done.oracle.io:
-        if not key.startswith("train_box/grad/"):
-            continue
-        name = key.removeprefix("train_box/grad/")
-        if name not in parameters:
-            assert ".base.fc." in name
-            continue
-        norm, total, *first = done.oracle(key).double().tolist()
+    assert [name for name, p in parameters.items() if p.grad is None] == []
+    stored = [k.removeprefix("train_box/grad/") for k in done.oracle.io if k.startswith("train_box/grad/")]
+    stored = [name for name in stored if ".base.fc." not in name]  # an image classifier that nothing uses
+    assert len(stored) > 20
+    for name in stored:
+        norm, total, *first = done.oracle(f"train_box/grad/{name}").double().tolist()
         gradient = parameters[name].grad.double()
-        tolerance = 5e-3 * norm + 1e-12
-        assert abs(float(gradient.norm()) - norm) <= tolerance, name
         count = min(8, gradient.numel())
-        assert np.abs(gradient.flatten()[:count].numpy() - np.array(first[:count])).max() <= tolerance, name
-        assert abs(float(gradient.sum()) - total) <= tolerance * max(1.0, gradient.numel() ** 0.5), name
-        checked += 1
-    assert checked == len(parameters)
+        error = np.abs(gradient.flatten()[:count].numpy() - np.array(first[:count])).max()
+        assert float(gradient.norm()) == pytest.approx(norm, rel=1e-3, abs=1e-12), name
+        assert error <= 1e-3 * norm, name
+        assert abs(float(gradient.sum()) - total) <= 5e-3 * norm * gradient.numel() ** 0.5, name

@@ -146,11 +146,12 @@ def _freeze(model: Any, levels: int, name: str) -> None:
     info = model.feature_info.info
     if levels > len(info):
         raise ValueError(f"MODEL.TIMM.FREEZE_AT {levels}: {name} has {len(info)} feature levels")
-    parameters = list(model.named_parameters())
-    ends = [f"{level['module']}.".replace("_", ".") for level in info[:levels]]
-    inside = [i for i, (key, _) in enumerate(parameters) if key.replace("_", ".").startswith(tuple(ends))]
-    for _, parameter in parameters[: max(inside, default=-1) + 1]:
-        parameter.requires_grad_(False)
+    modules = list(model.named_modules())
+    ends = tuple(f"{level['module']}.".replace("_", ".") for level in info[:levels])  # stages.0 may be called stages_0
+    last = max(i for i, (key, _) in enumerate(modules) if f"{key}.".replace("_", ".").startswith(ends))
+    for _, module in modules[: last + 1]:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
 @BACKBONE_REGISTRY.register()

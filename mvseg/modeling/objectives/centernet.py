@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mvseg.modeling.precision import at_least_float32
+
 LocationLoss = Literal["giou", "iou", "linear_iou"]
 
 
@@ -45,7 +47,7 @@ def heatmap_focal_loss(
     Source: Zhou et al. 2019, "Objects as Points" (arXiv 1904.07850), equation 1; the ignored negatives are CenterNet2's
     (Zhou et al. 2021, arXiv 2103.07461).
     """
-    probability = torch.sigmoid(logits.float()).clamp(clamp, 1 - clamp)
+    probability = torch.sigmoid(at_least_float32(logits)).clamp(clamp, 1 - clamp)
     if center_classes is None:
         center_classes = torch.zeros_like(centers)
     at_centers = probability[centers, center_classes]
@@ -88,9 +90,9 @@ def location_loss(
     Source: Rezatofighi et al. 2019 (arXiv 1902.09630), algorithm 1; -log IoU: Yu et al. 2016, UnitBox (arXiv
     1608.01471), equation 2. Boxes around one point intersect in the smaller distances, the larger enclose both.
     """
-    area = _area(predicted.float())
-    target_area = _area(target.float())
-    intersection = _area(torch.minimum(predicted, target).float())
+    predicted, target = at_least_float32(predicted), at_least_float32(target)
+    area, target_area = _area(predicted), _area(target)
+    intersection = _area(torch.minimum(predicted, target))
     union = area + target_area - intersection
     iou = (intersection + 1) / (union + 1)
     if kind == "iou":
@@ -98,7 +100,7 @@ def location_loss(
     elif kind == "linear_iou":
         loss = 1 - iou
     elif kind == "giou":
-        enclosing = _area(torch.maximum(predicted, target).float()).clamp(min=torch.finfo(torch.float32).eps)
+        enclosing = _area(torch.maximum(predicted, target)).clamp(min=torch.finfo(torch.float32).eps)
         loss = 1 - iou + (enclosing - union) / enclosing
     else:
         raise ValueError(f"MODEL.CENTERNET.LOC_LOSS_TYPE {kind!r}: choose giou, iou or linear_iou")

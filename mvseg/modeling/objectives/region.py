@@ -9,8 +9,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
-from fvcore.nn import giou_loss, smooth_l1_loss
+from fvcore.nn import smooth_l1_loss
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from mvseg.modeling.precision import at_least_float32
 
 
 def column_targets(classes: Tensor, columns: Tensor | None, num_classes: int) -> Tensor:
@@ -50,6 +53,7 @@ def sigmoid_classification_loss(
     Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1; restricted to some columns it is the federated loss of
     Gupta et al. 2019, LVIS (arXiv 1908.03195), as used by Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
     """
+    logits = at_least_float32(logits)
     targets = F.one_hot(positions, logits.shape[1] + 1)[:, :-1].to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if scope is not None:
@@ -81,6 +85,7 @@ def softmax_classification_loss(
 
     Source: cross-entropy; Ren et al. 2015, Faster R-CNN (arXiv 1506.01497), section 3.1.2.
     """
+    logits = at_least_float32(logits)
     if scope is not None:
         true = F.one_hot(positions, logits.shape[1]).bool()
         allowed = F.pad(scope.bool(), (0, 1), value=True) | true
@@ -125,12 +130,12 @@ def box_loss(
 
     Source: Girshick 2015, Fast R-CNN (arXiv 1504.08083), equations 2 and 3; Rezatofighi et al. 2019 (arXiv 1902.09630).
     """
-    deltas, boxes, gt_boxes = deltas[foreground].float(), boxes[foreground], gt_boxes[foreground]
+    deltas, boxes, gt_boxes = at_least_float32(deltas[foreground]), boxes[foreground], gt_boxes[foreground]
     if kind == "smooth_l1":
         target = transform.get_deltas(boxes, gt_boxes)
         loss = smooth_l1_loss(deltas, target, beta, reduction="none").sum(1)
     elif kind == "giou":
-        loss = giou_loss(transform.apply_deltas(deltas, boxes), gt_boxes, reduction="none")
+        loss = generalized_box_iou_loss(transform.apply_deltas(deltas, boxes), gt_boxes, reduction="none")
     else:
         raise ValueError(f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE {kind!r}: choose smooth_l1 or giou")
     if weights is not None:
@@ -151,7 +156,8 @@ def mask_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None)
 
     Source: He et al. 2017, Mask R-CNN (arXiv 1703.06870), section 3.
     """
+    logits = at_least_float32(logits)
     if len(logits) == 0:
-        return logits.float().sum() * 0
-    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean((1, 2))
+        return logits.sum() * 0
+    loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean((1, 2))
     return (loss if weights is None else loss * weights).mean()

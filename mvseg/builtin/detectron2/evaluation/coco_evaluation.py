@@ -1,0 +1,271 @@
+"""COCO evaluation: box and mask AP with pycocotools, recall of proposals."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2._missing import missing
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ._instances import (
+    box_proposal_recall,
+    instances_to_coco_json,
+    per_class_table,
+    proposal_recalls,
+    save_proposals,
+    write_json,
+)
+from .evaluator import DatasetEvaluator
+from .fast_eval_api import COCOeval_opt
+
+__all__ = ["COCOEvaluator", "instances_to_coco_json"]
+
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+class COCOEvaluator(DatasetEvaluator):
+    """Average precision of boxes and masks, or recall of proposals, on any dataset that can be written as COCO json.
+
+    Args:
+        dataset_name: a registered dataset; without json_file in its metadata it is converted into output_dir.
+        tasks: "bbox", "segm"; None: what the predictions contain.
+        distributed: gather the predictions of all processes.
+        output_dir: keeps the predictions; may be None where no conversion is needed.
+        max_dets_per_image: limit instead of 100 for AP (one number, or COCO's three).
+        use_fast_impl: has no effect here.
+        kpt_oks_sigmas: for keypoints, which the built-in provider does not evaluate.
+        allow_cached_coco: reuse an earlier conversion.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int | Sequence[int] | None = None,
+        use_fast_impl: bool = True,
+        kpt_oks_sigmas: Sequence[float] = (),
+        allow_cached_coco: bool = True,
+    ) -> None:
+        self._logger = logging.getLogger(__name__)
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._use_fast_impl = use_fast_impl
+        self._kpt_oks_sigmas = kpt_oks_sigmas
+        self._cpu_device = torch.device("cpu")
+        # Long ago the second argument was the config; then the predictions decide.
+        self._tasks = None if isinstance(tasks, CfgNode) else tasks
+        limit = 100 if max_dets_per_image is None else max_dets_per_image
+        self._max_dets_per_image = [1, 10, limit] if isinstance(limit, int) else list(limit)
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if not hasattr(self._metadata, "json_file"):
+            if output_dir is None:
+                raise ValueError(
+                    f"dataset {dataset_name!r} has no json_file; COCOEvaluator needs output_dir to make one"
+                )
+            path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            self._metadata.json_file = path
+            convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
+        # Test sets come without annotations; then the predictions are only written.
+        self._do_evaluation = "annotations" in self._coco_api.dataset
+
+    def reset(self) -> None:
+        """Forget the predictions."""
+        self._predictions = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take a batch: outputs hold "instances" or "proposals"."""
+        for record, output in zip(inputs, outputs):
+            prediction = {"image_id": record["image_id"]}
+            if "instances" in output:
+                instances = output["instances"].to(self._cpu_device)
+                prediction["instances"] = instances_to_coco_json(instances, record["image_id"])
+            if "proposals" in output:
+                prediction["proposals"] = output["proposals"].to(self._cpu_device)
+            if len(prediction) > 1:
+                self._predictions.append(prediction)
+
+    def evaluate(self, img_ids: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Evaluate what was processed.
+
+        Args:
+            img_ids: restrict the evaluation to these images.
+
+        Returns:
+            {"bbox": {"AP": ..., "AP-<class>": ...}, "segm": ..., "box_proposals": ...}, in percent.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain.from_iterable(comm.gather(predictions, dst=0)))
+            if not comm.is_main_process():
+                return {}
+        if not predictions:
+            self._logger.warning("%s has received no predictions", type(self).__name__)
+            return {}
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
+                torch.save(predictions, file)
+        self._results: OrderedDict[str, Any] = OrderedDict()
+        if "proposals" in predictions[0]:
+            self._eval_box_proposals(predictions)
+        if "instances" in predictions[0]:
+            self._eval_predictions(predictions, img_ids=img_ids)
+        return copy.deepcopy(self._results)
+
+    def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
+        return ["bbox", "segm"] if any("segmentation" in result for result in predictions) else ["bbox"]
+
+    def _to_dataset_ids(self, results: list[dict]) -> None:
+        """Replace contiguous category ids by those of the annotation file, in place."""
+        id_map = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if id_map is None:
+            return
+        original = {contiguous: dataset_id for dataset_id, contiguous in id_map.items()}
+        if sorted(original) != list(range(len(id_map))):
+            raise AssertionError(f"thing_dataset_id_to_contiguous_id of {self._metadata.name!r} does not map to 0..n-1")
+        for result in results:
+            if result["category_id"] not in original:
+                raise AssertionError(
+                    f"class {result['category_id']} predicted, but {self._metadata.name!r} has {len(original)} classes"
+                )
+            result["category_id"] = original[result["category_id"]]
+
+    def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[Any] | None = None) -> None:
+        results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
+        tasks = self._tasks or self._tasks_from_predictions(results)
+        self._to_dataset_ids(results)
+        if self._output_dir:
+            self._logger.info("results are in %s", write_json(self._output_dir, "coco_instances_results.json", results))
+        if not self._do_evaluation:
+            self._logger.info("%s has no annotations, so nothing is evaluated", self._metadata.json_file)
+            return
+        for task in sorted(tasks):
+            if task not in ("bbox", "segm"):
+                raise (
+                    missing("structures.Keypoints") if task == "keypoints" else AssertionError(f"unknown task {task!r}")
+                )
+            coco_eval = None
+            if results:
+                coco_eval = _evaluate_predictions_on_coco(
+                    self._coco_api,
+                    results,
+                    task,
+                    cocoeval_fn=COCOeval_opt if self._use_fast_impl else COCOeval,
+                    img_ids=img_ids,
+                    max_dets_per_image=self._max_dets_per_image,
+                )
+            class_names = self._metadata.get("thing_classes")
+            self._results[task] = self._derive_coco_results(coco_eval, task, class_names=class_names)
+
+    def _eval_box_proposals(self, predictions: list[dict]) -> None:
+        save_proposals(self._output_dir, predictions)
+        if self._do_evaluation:
+            recalls = proposal_recalls(lambda **kind: _evaluate_box_proposals(predictions, self._coco_api, **kind))
+            self._logger.info("Proposal metrics:\n%s", create_small_table(recalls))
+            self._results["box_proposals"] = recalls
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        if coco_eval is None:
+            self._logger.warning("no %s predictions", iou_type)
+            return dict.fromkeys(_METRICS, float("nan"))
+        stats = [float(value) * 100 if value >= 0 else float("nan") for value in coco_eval.stats[: len(_METRICS)]]
+        results = dict(zip(_METRICS, stats))
+        self._logger.info("Evaluation results for %s:\n%s", iou_type, create_small_table(results))
+        if not all(np.isfinite(stats)):
+            self._logger.info("nan: there is no ground truth of that kind")
+        if class_names is None or len(class_names) <= 1:
+            return results
+        # Axes: IoU threshold, recall, class, area range (0 is all), limit of detections (-1 is the largest).
+        precision = coco_eval.eval["precision"][:, :, :, 0, -1]
+        if precision.shape[2] != len(class_names):
+            raise AssertionError(f"{len(class_names)} class names for {precision.shape[2]} categories of the file")
+        per_class = {}
+        for index, name in enumerate(class_names):
+            valid = precision[:, :, index][precision[:, :, index] > -1]
+            per_class[name] = float(valid.mean() * 100) if valid.size else float("nan")
+        self._logger.info("Per-category %s AP:\n%s", iou_type, per_class_table("AP", per_class))
+        return results | {f"AP-{name}": value for name, value in per_class.items()}
+
+
+class COCOevalMaxDets(COCOeval):
+    """COCOeval whose AP uses the largest of params.maxDets; pycocotools has 100 built in there."""
+
+    def summarize(self) -> None:
+        """Compute the stats, and AP once more."""
+        super().summarize()
+        precision = self.eval["precision"][:, :, :, 0, -1]
+        valid = precision[precision > -1]
+        self.stats[0] = valid.mean() if valid.size else -1
+
+    def __str__(self) -> str:
+        self.summarize()
+        return ""
+
+
+def _evaluate_predictions_on_coco(
+    coco_gt: COCO,
+    coco_results: list[dict],
+    iou_type: str,
+    kpt_oks_sigmas: Sequence[float] | None = None,
+    cocoeval_fn: type[COCOeval] = COCOeval_opt,
+    img_ids: Sequence[Any] | None = None,
+    max_dets_per_image: Sequence[int] | None = None,
+) -> COCOeval:
+    """Run COCOeval on result dicts with dataset category ids."""
+    if not coco_results:
+        raise AssertionError("there are no results to evaluate")
+    limits = [1, 10, 100] if max_dets_per_image is None else list(max_dets_per_image)
+    if len(limits) < 3:
+        raise AssertionError(f"max_dets_per_image needs three limits, not {limits}")
+    if iou_type == "segm":
+        # With a box present, pycocotools would take the area of the box for the size of the mask.
+        coco_results = [{key: value for key, value in result.items() if key != "bbox"} for result in coco_results]
+    coco_dt = coco_gt.loadRes(copy.deepcopy(coco_results))
+    if limits[2] != 100:
+        cocoeval_fn = COCOevalMaxDets
+    coco_eval = cocoeval_fn(coco_gt, coco_dt, iou_type)
+    coco_eval.params.maxDets = limits
+    if img_ids is not None:
+        coco_eval.params.imgIds = img_ids
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    coco_eval.summarize()
+    return coco_eval
+
+
+def _evaluate_box_proposals(
+    dataset_predictions: list[dict],
+    coco_api: COCO,
+    thresholds: torch.Tensor | None = None,
+    area: str = "all",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    def truth(image_id: Any) -> list[dict]:
+        return [anno for anno in coco_api.imgToAnns.get(image_id, []) if not anno.get("iscrowd", 0)]
+
+    return box_proposal_recall(dataset_predictions, truth, thresholds, area, limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,7 +46,7 @@ class StandardRPNHead(nn.Module):
         channels = [in_channels, *(in_channels if width == -1 else width for width in conv_dims)]
         if min(channels) <= 0:
             raise AssertionError(f"MODEL.RPN.CONV_DIMS needs positive channels or -1, not {list(conv_dims)}")
-        convs = [self._get_rpn_conv(*pair) for pair in zip(channels, channels[1:])]
+        convs = [self._get_rpn_conv(*pair) for pair in pairwise(channels)]
         # The names are those of published weights: "conv" alone, "conv.conv0", ... for several.
         self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
         if len(convs) > 1:

@@ -12,9 +12,10 @@ from ...utils.events import get_event_storage
 from ..box_regression import Box2BoxTransform
 from ..matcher import Matcher
 from ..poolers import ROIPooler
+from .base import ROI_HEADS_REGISTRY, make_pooler
 from .box_head import build_box_head
 from .fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
-from .roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads, _make_pooler
+from .roi_heads import StandardROIHeads
 
 
 class _ScaleGradient(Function):
@@ -91,7 +92,7 @@ class CascadeROIHeads(StandardROIHeads):
                 f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS starts with {options.IOUS[0]}, "
                 f"MODEL.ROI_HEADS.IOU_THRESHOLDS with {cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]}: they must be equal"
             )
-        pooler, shape = _make_pooler(cfg.MODEL.ROI_BOX_HEAD, names, input_shape)
+        pooler, shape = make_pooler(cfg.MODEL.ROI_BOX_HEAD, names, input_shape)
         heads, predictors, matchers = [], [], []
         for iou, weights in zip(options.IOUS, options.BBOX_REG_WEIGHTS):
             heads.append(build_box_head(cfg, shape))

@@ -235,9 +235,9 @@ class FastRCNNOutputLayers(nn.Module):
         return torch.cat((present, torch.multinomial(chance, lacking, replacement=False)))
 
     def sigmoid_cross_entropy_loss(self, pred_class_logits: Tensor, gt_classes: Tensor) -> Tensor:
-        """Binary cross entropy of logits (R, K + 1), background column left out; sum over classes, mean over regions."""
+        """Binary cross entropy of logits (R, K + 1), without background; sum over classes, mean over regions."""
         if pred_class_logits.numel() == 0:
-            return pred_class_logits.new_zeros(())
+            return pred_class_logits.sum() * 0
         classes = pred_class_logits.shape[1] - 1
         target = F.one_hot(gt_classes, classes + 1)[:, :classes].to(pred_class_logits.dtype)
         loss = F.binary_cross_entropy_with_logits(pred_class_logits[:, :-1], target, reduction="none")
@@ -305,7 +305,9 @@ class FastRCNNOutputLayers(nn.Module):
         sizes = [len(image) for image in proposals]
         if boxes.shape[1] > 4:
             classes = cat([image.gt_classes for image in proposals]).clamp(0, self.num_classes - 1)
-            boxes = boxes.view(len(boxes), self.num_classes, -1)[torch.arange(len(boxes)), classes]
+            boxes = boxes.view(len(boxes), self.num_classes, boxes.shape[1] // self.num_classes)[
+                torch.arange(len(boxes)), classes
+            ]
         return list(boxes.split(sizes))
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:

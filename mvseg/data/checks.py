@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 CLIP_TOLERANCE = 1.0  # pixels that a box may reach outside its image without being counted
+_NUMBERS = {int, float}
 _ROWS = (
     ("images", "images"),
     ("annotated_images", "images with annotations"),
@@ -77,7 +78,7 @@ def check_box(box: Any, height: int, width: int, where: str, report: LoadReport)
     Raises:
         ValueError: if the box is not four finite numbers.
     """
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+    if not isinstance(box, list | tuple) or len(box) != 4 or not set(map(type, box)) <= _NUMBERS:
         raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), found {box!r}")
     x, y, w, h = box
     if not math.isfinite(x + y + w + h):
@@ -115,7 +116,7 @@ def check_segmentation(segmentation: Any, height: int, width: int, where: str, r
     if isinstance(segmentation, dict):
         return _check_rle(segmentation, height, width, where)
     is_polygons = isinstance(segmentation, list) and all(
-        isinstance(p, list) and all(isinstance(v, int | float) for v in p) for p in segmentation
+        isinstance(p, list) and set(map(type, p)) <= _NUMBERS for p in segmentation
     )
     if not is_polygons:
         raise ValueError(

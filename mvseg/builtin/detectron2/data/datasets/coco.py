@@ -195,10 +195,11 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
 
     Category ids are the dataset's original ones where the metadata knows them, else 0..n-1.
     """
+    records = DatasetCatalog.get(dataset_name)  # first: reading a dataset may complete its metadata
     meta = MetadataCatalog.get(dataset_name)
     original = {new: old for old, new in meta.get("thing_dataset_id_to_contiguous_id", {}).items()}
     images, annotations = [], []
-    for index, record in enumerate(DatasetCatalog.get(dataset_name)):
+    for index, record in enumerate(records):
         image_id = record.get("image_id", index)
         size = {"width": int(record["width"]), "height": int(record["height"])}
         images.append({"id": image_id, **size, "file_name": str(record["file_name"])})

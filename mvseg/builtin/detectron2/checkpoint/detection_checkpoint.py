@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections import defaultdict
+import re
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -82,12 +82,13 @@ class DetectionCheckpointer(Checkpointer):
 
     def _torch_load(self, f: str) -> Any:
         try:
-            with torch.serialization.safe_globals([*numpy_safe_globals(), defaultdict]):
+            with torch.serialization.safe_globals(numpy_safe_globals()):
                 return torch.load(f, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
+            name = re.search(r"GLOBAL (\S+)", str(error))
             raise pickle.UnpicklingError(
-                f"{f} holds more than tensors, numpy arrays and containers, and loading that could run foreign code. "
-                f"If you trust the file, save its state dict alone into a new file. ({error})"
+                f"{f} holds {name.group(1) if name else 'something'} besides tensors, numpy arrays and containers, and "
+                "loading that could run foreign code. If you trust the file, save its state dict alone into a new file"
             ) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

@@ -112,8 +112,10 @@ def default_setup(cfg: CfgNode, args: Any) -> None:
     if not getattr(args, "eval_only", False):
         # Not for evaluation, where the image sizes change all the time.
         torch.backends.cudnn.benchmark = cfg.get("CUDNN_BENCHMARK", False)
-    if cfg.get("FLOAT32_PRECISION", ""):
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+    precision = cfg.get("FLOAT32_PRECISION", "")
+    if precision and torch.cuda.is_available():
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
@@ -174,8 +176,6 @@ class DefaultTrainer(TrainerBase):
         model = create_ddp_model(model, broadcast_buffers=False)
         trainer_type = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer: SimpleTrainer = trainer_type(model, data_loader, optimizer)
-        # The hooks are registered here, but the backward pass is the inner trainer's.
-        self._trainer.register_hooks([_Forward(weakref.proxy(self))])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -231,12 +231,7 @@ class DefaultTrainer(TrainerBase):
 
     def run_step(self) -> None:
         self._trainer.iter = self.iter
-        self._trainer.storage = self.storage
         self._trainer.run_step()
-
-    def after_train(self) -> None:
-        self._trainer.storage = self.storage
-        super().after_train()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"_trainer": self._trainer.state_dict()}
@@ -351,13 +346,3 @@ class DefaultTrainer(TrainerBase):
     optimizer = property(
         lambda self: self._trainer.optimizer, lambda self, value: setattr(self._trainer, "optimizer", value)
     )
-
-
-class _Forward(HookBase):
-    """Hands the inner trainer's ``after_backward`` on to the trainer that has the hooks."""
-
-    def __init__(self, outer: DefaultTrainer) -> None:
-        self._outer = outer
-
-    def after_backward(self) -> None:
-        self._outer.after_backward()

@@ -295,7 +295,7 @@ class AMPTrainer(SimpleTrainer):
             losses, total = self._forward(data)
         self.grad_scaler.scale(total).backward()
         if self.log_grad_scaler:
-            self.storage.put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
+            get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
         self.after_backward()
         self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -14,7 +15,6 @@ from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     MultiStepParamScheduler,
     ParamScheduler,
-    StepWithFixedGammaParamScheduler,
 )
 from torch import nn
 from torch.optim.optimizer import Optimizer
@@ -176,8 +176,13 @@ def _schedule(solver: CfgNode) -> ParamScheduler:
                 raise ValueError(f"SOLVER.BASE_LR_END {solver.BASE_LR_END} must lie in [0, BASE_LR {solver.BASE_LR}]")
             return CosineParamScheduler(1.0, end_value)
         case "WarmupStepWithFixedGammaLR":
-            return StepWithFixedGammaParamScheduler(
-                base_value=1.0, gamma=solver.GAMMA, num_decays=solver.NUM_DECAYS, num_updates=solver.MAX_ITER
+            # Parts of equal length. fvcore's own schedule of this name has no value for the end of the training,
+            # which the scheduler asks for after the last iteration.
+            parts = solver.NUM_DECAYS + 1
+            return MultiStepParamScheduler(
+                values=[solver.GAMMA**k for k in range(parts)],
+                milestones=[math.ceil(k * solver.MAX_ITER / parts) for k in range(1, parts)],
+                num_updates=solver.MAX_ITER,
             )
     raise ValueError(
         f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}: there are WarmupMultiStepLR, WarmupCosineLR "

@@ -27,12 +27,12 @@ _LOG_COUNTER: Counter = Counter()
 _LOG_TIMER: dict[Any, float] = {}
 
 
-class _Formatter(logging.Formatter):
-    """Shortens the root of the logger's name; on a terminal also dims the head of the line and marks warnings."""
+class _TerminalFormatter(logging.Formatter):
+    """Shortens the root of the logger's name and colours the head of the line, and all of it in a warning."""
 
-    def __init__(self, root: str, short: str, color: bool) -> None:
+    def __init__(self, root: str, short: str) -> None:
         super().__init__(datefmt=_DATE, fmt=_LINE)
-        self._root, self._short, self._color = root, short, color
+        self._root, self._short = root, short
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         original = record.name
@@ -42,8 +42,6 @@ class _Formatter(logging.Formatter):
             line = super().formatMessage(record)
         finally:
             record.name = original
-        if not self._color:
-            return line
         head, _, message = line.partition(": ")
         mark = _LEVEL_COLORS.get(record.levelno)
         return f"{colored(head, mark or 'green')}: {colored(message, mark) if mark else message}"
@@ -63,7 +61,7 @@ def setup_logger(
     """Make the logger ``name`` write to stdout (rank 0 only) and to a file; the same call twice does nothing more.
 
     ``output`` is a folder (the file is ``log.txt``) or a name that ends with .txt or .log; ranks above 0 append
-    ``.rank1`` and so on. ``abbrev_name`` replaces ``name`` in the lines ("d2" for detectron2).
+    ``.rank1`` and so on. ``abbrev_name`` replaces ``name`` in coloured lines ("d2" for detectron2).
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
@@ -72,7 +70,7 @@ def setup_logger(
     if configure_stdout and distributed_rank == 0:
         terminal = logging.StreamHandler(stream=sys.stdout)
         terminal.setLevel(logging.DEBUG)
-        terminal.setFormatter(_Formatter(name, short, color))
+        terminal.setFormatter(_TerminalFormatter(name, short) if color else logging.Formatter(_LINE, _DATE))
         logger.addHandler(terminal)
     if output is not None:
         filename = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
@@ -80,7 +78,7 @@ def setup_logger(
             filename += f".rank{distributed_rank}"
         file = logging.StreamHandler(_shared_stream(filename))
         file.setLevel(logging.DEBUG)
-        file.setFormatter(_Formatter(name, short, color=False))
+        file.setFormatter(logging.Formatter(_LINE, _DATE))
         logger.addHandler(file)
     return logger
 

@@ -134,7 +134,7 @@ def generator(**changes: object) -> CenterNet:
 
 def test_initial_probability_and_narrow_group_norm():
     head = CenterNetHead(48, 1, num_convs=1, prior_prob=0.05)
-    assert head.bbox_tower[1].num_groups == 16
+    assert head.bbox_tower[1].num_groups == 8
     logits, distances = head([torch.zeros(1, 48, 4, 4)])
     assert float(logits[0].sigmoid().mean()) == pytest.approx(0.05, rel=1e-4)
     assert float(distances[0].mean()) == pytest.approx(8)

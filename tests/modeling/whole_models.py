@@ -88,8 +88,10 @@ def small_cfg(*datasets: str) -> Any:
 
 
 def build(cfg: Any, state: dict[str, Tensor] | None = None) -> Any:
-    """Build a model; if weights are given every parameter must be among them."""
+    """Build a model; if weights are given every parameter must be among them, otherwise it proposes small boxes."""
     model = build_model(cfg)
+    if state is None and cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CenterNet":
+        torch.nn.init.constant_(model.proposal_generator.centernet_head.bbox_pred.bias, 1.0)
     if state is not None:
         missing = model.load_state_dict(state, strict=False).missing_keys
         assert [k for k in missing if "num_batches_tracked" not in k] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,8 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, conv
 from torch import Tensor, nn
 
 from mvseg.modeling.backbones.resnet_fpn import build_p67_fpn
+from mvseg.modeling.norms import num_groups
 
-MAX_GROUPS = 32
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 # Transformers with windows are built for one image size unless told otherwise; other models know no such argument.
 ANY_SIZE: dict[str, Any] = {"strict_img_size": False}
@@ -118,7 +117,7 @@ def _replace_norms(module: nn.Module, norm: str) -> nn.Module:
 def _replace_norm(old: nn.BatchNorm2d, norm: str) -> nn.Module:
     if norm == "FrozenBN":
         return FrozenBatchNorm2d.convert_frozen_batchnorm(old)
-    return _with_affine(nn.GroupNorm(math.gcd(MAX_GROUPS, old.num_features), old.num_features), old)
+    return _with_affine(nn.GroupNorm(num_groups(old.num_features), old.num_features), old)
 
 
 def _replace_norm_act(old: BatchNormAct2d, norm: str) -> nn.Module:
@@ -128,7 +127,7 @@ def _replace_norm_act(old: BatchNormAct2d, norm: str) -> nn.Module:
         new = FrozenBatchNormAct2d(old.num_features, eps=old.eps)
         new.load_state_dict({k: v for k, v in old.state_dict().items() if k in new.state_dict()})
     else:
-        new = _with_affine(GroupNormAct(old.num_features, num_groups=math.gcd(MAX_GROUPS, old.num_features)), old)
+        new = _with_affine(GroupNormAct(old.num_features, num_groups=num_groups(old.num_features)), old)
     new.act, new.drop = old.act, old.drop
     return new
 

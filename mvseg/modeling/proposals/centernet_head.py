@@ -9,9 +9,10 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from mvseg.modeling.norms import num_groups
+
 CONV_STD = 0.01
 INITIAL_DISTANCE = 8.0  # strides
-MAX_GROUPS = 32
 
 
 class Scale(nn.Module):
@@ -87,5 +88,5 @@ def _conv(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
 
 def _norm(norm: str, channels: int) -> nn.Module:
     if norm == "GN":  # narrow pyramids of small models need not be a multiple of 32
-        return nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels)
+        return nn.GroupNorm(num_groups(channels), channels)
     return get_norm(norm, channels)

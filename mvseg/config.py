@@ -29,7 +29,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.DATASETS.CARDS = []
     # The training mixture, one struct per dataset; see mvseg.data.mixing.MixEntry for its fields and defaults:
     #   - {name: coco_2017_train, ratio: 1.0, sampler: uniform, image_size: 640, batch_size: 8,
-    #      augmentation: resize_crop, loss_weight: 1.0}
+    #      augmentation: resize_crop, loss_weight: 1.0, repeat_threshold: 0.001, scale_range: [0.1, 2.0]}
     # Empty: DATASETS.TRAIN is used, every dataset in proportion to its size.
     cfg.DATASETS.MIX = []
     # "concatenate": one column per (dataset, class); "merge_names": classes of the same name share a column.
@@ -39,7 +39,7 @@ def _add_data_config(cfg: CN) -> None:
     # Share of unreadable images (0 to 1) above which training stops; below it they are replaced, counted, reported.
     cfg.DATALOADER.MAX_BAD_IMAGES = 0.01
     # Class-aware sampling and repeat factors per dataset are chosen in DATASETS.MIX (field "sampler").
-    # Augmentation recipe where a mixture entry names none: resize_shortest_edge, resize_crop or fixed_size.
+    # Augmentation recipe where a mixture entry names none: resize_shortest_edge, resize_crop, fixed_size (also lsj).
     cfg.INPUT.AUGMENTATION = "resize_shortest_edge"
     # Recipes resize_crop and fixed_size: side of the crop in pixels, and range of the random scale relative to it.
     cfg.INPUT.TRAIN_SIZE = 640

@@ -136,21 +136,22 @@ def test_resume_counts_what_was_handed_out(cfg, workers: int, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_new_iterator_goes_on_and_ends_the_old_one(cfg, workers: int):
-    straight = take(build_train_loader(cfg), 9)
+    straight = take(build_train_loader(cfg), 18)
     cfg.DATALOADER.NUM_WORKERS = workers
     loader = build_train_loader(cfg)
     first = iter(loader)
     batches = [next(first) for _ in range(3)]
     second = iter(loader)
-    batches += [next(second) for _ in range(3)]
+    batches += [next(second) for _ in range(9)]
     with pytest.raises(RuntimeError, match=r"call iter\(\) again"):
         next(first)
     state = loader.state_dict()
+    assert loader.step == 12
     next(second)
     loader.load_state_dict(state)
     with pytest.raises(RuntimeError, match=r"call iter\(\) again"):
         next(second)
-    batches += take(loader, 3)
+    batches += take(loader, 6)
     assert_same(straight, batches)
 
 

@@ -176,6 +176,11 @@ def test_seeds_differ_per_draw_and_run():
     assert [other.next_batch() for _ in range(50)] != batches
 
 
+def test_choice_of_the_dataset_is_random():
+    first = Counter(sampler(seed=seed).next_batch()[0].dataset for seed in range(1500))
+    assert [first[d] / 1500 for d in range(3)] == pytest.approx([0.5, 0.3, 0.2], abs=0.05)
+
+
 def test_order_inside_a_dataset_does_not_depend_on_the_others():
     alone = MixtureSampler([ShuffledStream("b", 25)], shares=(1.0,), batch_sizes=(8,), seed=11)
     expected = [d.record for _ in range(10) for d in alone.next_batch()][:50]
@@ -206,6 +211,7 @@ def test_resume_goes_on_at_the_next_image(variant: str, stop: int, tmp_path):
     # Another seed of the new run gives way to the state's; another number of processes makes no difference.
     resumed = [sampler(**{**VARIANTS[variant], "seed": 99}, rank=rank, world_size=2) for rank in range(2)]
     for s in resumed:
+        s.next_batch()
         s.load_state_dict(state)
         assert s.step == stop
     for expected in batches[stop:]:

@@ -78,6 +78,7 @@ def test_class_aware_draws_every_class_once_per_epoch_and_walks_through_its_imag
     epochs = np.stack([stream.epoch(1, n) for n in range(600)])
     assert epochs.shape == (600, 2)  # classes 0 and 2 have images
     assert stream.epoch(1, 5).tolist() == ClassAwareStream("a", counts).epoch(1, 5).tolist()
+    assert stream.epoch(2, 5).tolist() == ClassAwareStream("a", counts).epoch(2, 5).tolist()
     drawn = Counter(epochs.ravel().tolist())
     # Images 0 and 1 hold class 0 alone, 3 and 5 class 2 alone: exactly a third of the 600 draws of their class each.
     assert [drawn[i] for i in (0, 1, 3, 5)] == [200, 200, 200, 200]

@@ -1,0 +1,466 @@
+"""Draws annotations and predictions of all kinds on an image."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from enum import Enum, unique
+from typing import Any
+
+import cv2
+import matplotlib.colors as mplc
+import numpy as np
+import torch
+from detectron2._missing import missing
+from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Polygon, Rectangle
+from PIL import Image
+
+from ._visual_parts import GenericMask, VisImage, _PanopticPrediction
+from .colormap import random_color
+from .file_io import PathManager
+
+__all__ = ["ColorMode", "VisImage", "Visualizer"]
+
+# In pixels: below the first, labels move out of the object; components above the second get a label of their own.
+_SMALL_OBJECT_AREA_THRESH = 1000
+_LARGE_MASK_AREA_THRESH = 120000
+_OFF_WHITE = (1.0, 1.0, 240.0 / 255)
+_BLACK = (0, 0, 0)
+_RED = (1.0, 0, 0)
+
+
+@unique
+class ColorMode(Enum):
+    """How instances are coloured: each in its own colour, by class, or by colour over a grey background."""
+
+    IMAGE = 0
+    SEGMENTATION = 1
+    IMAGE_BW = 2
+
+
+def _create_text_labels(
+    classes: Sequence[int] | None,
+    scores: Sequence[float] | None,
+    class_names: Sequence[str] | None,
+    is_crowd: Sequence[bool] | None = None,
+) -> list[str] | None:
+    """Make labels such as "person 93%", as far as the parts are known."""
+    labels = None
+    if classes is not None:
+        labels = [class_names[number] if class_names else str(number) for number in classes]
+    if scores is not None:
+        percent = [f"{score * 100:.0f}%" for score in scores]
+        labels = [f"{label} {text}" for label, text in zip(labels, percent)] if labels else percent
+    if labels and is_crowd is not None:
+        labels = [f"{label}|crowd" if crowd else label for label, crowd in zip(labels, is_crowd)]
+    return labels
+
+
+class Visualizer:
+    """Draws on one image; every ``draw_*`` and ``overlay_*`` method returns the VisImage ``self.output``.
+
+    Args:
+        img_rgb: (H, W, 3) RGB in 0..255.
+        metadata: class names and colours of the dataset.
+        scale: enlarges the picture.
+        instance_mode: how instances are coloured.
+        font_size_scale: enlarges the text.
+    """
+
+    def __init__(
+        self,
+        img_rgb: np.ndarray,
+        metadata: Any = None,
+        scale: float = 1.0,
+        instance_mode: ColorMode = ColorMode.IMAGE,
+        font_size_scale: float = 1.0,
+    ) -> None:
+        if metadata is None:
+            from detectron2.data import MetadataCatalog
+
+            metadata = MetadataCatalog.get("__nonexist__")
+        self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
+        self.metadata = metadata
+        self.output = VisImage(self.img, scale=scale)
+        self.cpu_device = torch.device("cpu")
+        size = np.sqrt(self.output.height * self.output.width)
+        self._default_font_size = max(size // 90, 10 // scale) * font_size_scale
+        self._instance_mode = instance_mode
+
+    # ---- whole annotations and predictions --------------------------------------------------------------------------
+
+    def draw_instance_predictions(self, predictions: Any, jittering: bool = True) -> VisImage:
+        """Draw Instances with pred_boxes, pred_masks, scores, pred_classes (each optional), on the CPU."""
+        fields = predictions.get_fields()
+        boxes, scores = fields.get("pred_boxes"), fields.get("scores")
+        classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
+        labels = _create_text_labels(classes, scores, self.metadata.get("thing_classes"))
+        masks = None
+        if "pred_masks" in fields:
+            masks = [GenericMask(np.asarray(mask), *self.img.shape[:2]) for mask in fields["pred_masks"]]
+        colors, alpha = None, 0.5
+        if self._instance_mode == ColorMode.SEGMENTATION and classes is not None and self._class_color(0) is not None:
+            plain = [self._class_color(number) for number in classes]
+            colors, alpha = [self._jitter(color) for color in plain] if jittering else plain, 0.8
+        if self._instance_mode == ColorMode.IMAGE_BW:
+            shown = fields["pred_masks"].any(dim=0).numpy() if "pred_masks" in fields and len(predictions) else None
+            self.output.reset_image(self._create_grayscale_image(shown))
+            alpha = 0.3
+        return self.overlay_instances(masks=masks, boxes=boxes, labels=labels, assigned_colors=colors, alpha=alpha)
+
+    def draw_sem_seg(
+        self,
+        sem_seg: torch.Tensor | np.ndarray,
+        area_threshold: int | None = None,
+        alpha: float = 0.8,
+        draw_text: bool = True,
+        edge_color: Any = _OFF_WHITE,
+    ) -> VisImage:
+        """Draw a label map (H, W) of stuff classes, large ones first; labels without a class name are left out."""
+        label_map = sem_seg.numpy() if isinstance(sem_seg, torch.Tensor) else np.asarray(sem_seg)
+        names = self.metadata.stuff_classes
+        labels, areas = np.unique(label_map, return_counts=True)
+        for label in labels[np.argsort(-areas)]:
+            if label >= len(names):
+                continue
+            self.draw_binary_mask(
+                (label_map == label).astype(np.uint8),
+                color=self._class_color(label, "stuff_colors"),
+                edge_color=edge_color,
+                text=names[label] if draw_text else None,
+                alpha=alpha,
+                area_threshold=area_threshold,
+            )
+        return self.output
+
+    def draw_panoptic_seg(
+        self,
+        panoptic_seg: torch.Tensor,
+        segments_info: list[dict] | None,
+        area_threshold: int | None = None,
+        alpha: float = 0.7,
+    ) -> VisImage:
+        """Draw a panoptic segmentation: ids (H, W) int, and their segments (None: see _PanopticPrediction)."""
+        prediction = _PanopticPrediction(panoptic_seg, segments_info, self.metadata)
+        if self._instance_mode == ColorMode.IMAGE_BW:
+            self.output.reset_image(self._create_grayscale_image(prediction.non_empty_mask()))
+        for mask, segment in prediction.semantic_masks():
+            number = segment["category_id"]
+            self.draw_binary_mask(
+                mask,
+                color=self._class_color(number, "stuff_colors"),
+                edge_color=_OFF_WHITE,
+                text=self.metadata.stuff_classes[number],
+                alpha=alpha,
+                area_threshold=area_threshold,
+            )
+        things = list(prediction.instance_masks())
+        if not things:
+            return self.output
+        masks, segments = zip(*things)
+        classes = [segment["category_id"] for segment in segments]
+        scores = [segment["score"] for segment in segments] if all("score" in s for s in segments) else None
+        crowds = [segment.get("iscrowd", 0) for segment in segments]
+        labels = _create_text_labels(classes, scores, self.metadata.thing_classes, crowds)
+        plain = [self._class_color(number) for number in classes]
+        colors = None if None in plain else [self._jitter(color) for color in plain]
+        return self.overlay_instances(masks=list(masks), labels=labels, assigned_colors=colors, alpha=alpha)
+
+    draw_panoptic_seg_predictions = draw_panoptic_seg
+
+    def draw_dataset_dict(self, dic: dict) -> VisImage:
+        """Draw whatever a record has: annotations, sem_seg (or its file), panoptic segmentation."""
+        annotations = dic.get("annotations")
+        if annotations:
+            masks = [anno["segmentation"] for anno in annotations if "segmentation" in anno]
+            boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations if "bbox" in a]
+            classes, crowds = ([anno.get(key, 0) for anno in annotations] for key in ("category_id", "iscrowd"))
+            colors = None
+            if self._instance_mode == ColorMode.SEGMENTATION and self._class_color(0) is not None:
+                colors = [self._jitter(self._class_color(number)) for number in classes]
+            self.overlay_instances(
+                labels=_create_text_labels(classes, None, self.metadata.get("thing_classes"), crowds),
+                boxes=np.asarray(boxes, dtype=float) if len(boxes) == len(annotations) else None,
+                masks=masks if len(masks) == len(annotations) else None,
+                assigned_colors=colors,
+            )
+        sem_seg = dic.get("sem_seg")
+        if sem_seg is None and "sem_seg_file_name" in dic:
+            sem_seg = self._read_labels(dic["sem_seg_file_name"])
+        if sem_seg is not None:
+            self.draw_sem_seg(sem_seg, area_threshold=0, alpha=0.5)
+        ids = dic.get("pan_seg")
+        if ids is None and "pan_seg_file_name" in dic:
+            colors = self._read_labels(dic["pan_seg_file_name"]).astype(np.int64)
+            ids = colors[..., 0] + 256 * colors[..., 1] + 256**2 * colors[..., 2]
+        if ids is not None:
+            self.draw_panoptic_seg(torch.as_tensor(ids), dic["segments_info"], area_threshold=0, alpha=0.5)
+        return self.output
+
+    @staticmethod
+    def _read_labels(path: str) -> np.ndarray:
+        with PathManager.open(path, "rb") as file:
+            return np.array(Image.open(file))
+
+    def overlay_instances(
+        self,
+        *,
+        boxes: Any = None,
+        labels: Sequence[str] | None = None,
+        masks: Any = None,
+        keypoints: Any = None,
+        assigned_colors: Sequence[Any] | None = None,
+        alpha: float = 0.5,
+    ) -> VisImage:
+        """Draw boxes, masks and labels of N instances, large ones first, each in one colour.
+
+        Args:
+            boxes: Boxes or array (N, 4), absolute XYXY.
+            labels: N texts.
+            masks: PolygonMasks, BitMasks, array (N, H, W), or a list of what GenericMask takes.
+            keypoints: for Detectron2's signature; must be None.
+            assigned_colors: N matplotlib colours; None: random ones.
+            alpha: opacity of the masks.
+        """
+        if keypoints is not None:
+            raise missing("structures.Keypoints")
+        boxes = None if boxes is None else self._convert_boxes(boxes)
+        masks = None if masks is None else self._convert_masks(masks)
+        counts = {len(part) for part in (boxes, masks, labels, assigned_colors) if part is not None}
+        if len(counts) > 1:
+            raise AssertionError(f"boxes, masks, labels and colours are for different numbers of instances: {counts}")
+        count = counts.pop() if counts else 0
+        if count == 0:
+            return self.output
+        colors = assigned_colors or [random_color(rgb=True, maximum=1) for _ in range(count)]
+        if boxes is not None:
+            sizes = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        else:
+            sizes = np.array([mask.area() for mask in masks]) if masks is not None else np.zeros(count)
+        for index in np.argsort(-sizes, kind="stable"):
+            if boxes is not None:
+                self.draw_box(boxes[index], edge_color=colors[index])
+            if masks is not None:
+                for polygon in masks[index].polygons:
+                    self.draw_polygon(polygon.reshape(-1, 2), colors[index], alpha=alpha)
+            if labels is not None and (boxes is not None or masks is not None):
+                self._label_instance(
+                    labels[index],
+                    None if boxes is None else boxes[index],
+                    None if masks is None else masks[index],
+                    colors[index],
+                )
+        return self.output
+
+    def _label_instance(self, text: str, box: np.ndarray | None, mask: GenericMask | None, color: Any) -> None:
+        if box is None:
+            if not mask.area():
+                return
+            box = mask.bbox()
+            position, align = np.median(mask.mask.nonzero(), axis=1)[::-1], "center"
+        else:
+            position, align = box[:2], "left"
+        width, height = box[2] - box[0], box[3] - box[1]
+        if width * height < _SMALL_OBJECT_AREA_THRESH * self.output.scale or height < 40 * self.output.scale:
+            below_fits = box[3] < self.output.height - 5
+            position = (box[0], box[3]) if below_fits else (box[2], box[1])
+        # Text grows with the object, between 0.6 and once the default size.
+        share = height / np.sqrt(self.output.height * self.output.width)
+        size = float(np.clip((share - 0.02) / 0.08 + 1, 1.2, 2)) * 0.5 * self._default_font_size
+        lighter = self._change_color_brightness(color, brightness_factor=0.7)
+        self.draw_text(text, position, color=lighter, horizontal_alignment=align, font_size=size)
+
+    def overlay_rotated_instances(self, boxes: Any = None, labels: Any = None, assigned_colors: Any = None) -> VisImage:
+        """Not in the built-in provider."""
+        raise missing("structures.RotatedBoxes")
+
+    def draw_rotated_box_with_label(
+        self, rotated_box: Any, alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-", label: Any = None
+    ) -> VisImage:
+        """Not in the built-in provider."""
+        raise missing("structures.RotatedBoxes")
+
+    def draw_and_connect_keypoints(self, keypoints: Any) -> VisImage:
+        """Not in the built-in provider."""
+        raise missing("structures.Keypoints")
+
+    # ---- single shapes ----------------------------------------------------------------------------------------------
+
+    def _line_width(self, divisor: float = 4) -> float:
+        return max(self._default_font_size / divisor, 1) * self.output.scale
+
+    def draw_text(
+        self,
+        text: str,
+        position: Sequence[float],
+        *,
+        font_size: float | None = None,
+        color: Any = "g",
+        horizontal_alignment: str = "center",
+        rotation: float = 0,
+    ) -> VisImage:
+        """Write on a dark box; position (x, y) is the upper end of the text."""
+        bright = np.maximum(mplc.to_rgb(color), 0.2)
+        bright[np.argmax(bright)] = max(0.8, bright.max())
+        self.output.ax.text(
+            *position,
+            text,
+            size=(font_size or self._default_font_size) * self.output.scale,
+            family="sans-serif",
+            bbox={"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"},
+            verticalalignment="top",
+            horizontalalignment=horizontal_alignment,
+            color=tuple(bright),
+            zorder=10,
+            rotation=rotation,
+        )
+        return self.output
+
+    def draw_box(
+        self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-"
+    ) -> VisImage:
+        """Draw the outline of a box (x0, y0, x1, y1)."""
+        left, top, right, bottom = box_coord
+        rectangle = Rectangle((left, top), right - left, bottom - top, fill=False)
+        rectangle.set(edgecolor=edge_color, linewidth=self._line_width(), alpha=alpha, linestyle=line_style)
+        self.output.ax.add_patch(rectangle)
+        return self.output
+
+    def draw_circle(self, circle_coord: Sequence[float], color: Any, radius: float = 3) -> VisImage:
+        """Draw a filled circle about (x, y)."""
+        self.output.ax.add_patch(Circle(circle_coord, radius=radius, fill=True, color=color))
+        return self.output
+
+    def draw_line(
+        self, x_data: Any, y_data: Any, color: Any, linestyle: str = "-", linewidth: float | None = None
+    ) -> VisImage:
+        """Draw a line through points."""
+        width = max(linewidth if linewidth is not None else self._default_font_size / 3, 1) * self.output.scale
+        self.output.ax.add_line(Line2D(x_data, y_data, linewidth=width, color=color, linestyle=linestyle))
+        return self.output
+
+    def _draw_rgba(self, color: Any, opacity: np.ndarray) -> None:
+        height, width = opacity.shape
+        rgb = np.broadcast_to(mplc.to_rgb(color), (height, width, 3))
+        self.output.show(np.concatenate([rgb, opacity[..., None]], axis=2))
+
+    def draw_binary_mask(
+        self,
+        binary_mask: np.ndarray,
+        color: Any = None,
+        *,
+        edge_color: Any = None,
+        text: str | None = None,
+        alpha: float = 0.5,
+        area_threshold: int | None = 10,
+    ) -> VisImage:
+        """Draw a mask (H, W); parts smaller than area_threshold pixels are left out."""
+        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
+        mask = GenericMask(np.asarray(binary_mask).astype("uint8"), self.output.height, self.output.width)
+        drawn = False
+        if mask.has_holes:
+            # A polygon cannot leave a hole open, so the pixels are drawn.
+            self._draw_rgba(color, mask.mask.astype(float) * alpha)
+            drawn = True
+        else:
+            for polygon in mask.polygons:
+                points = polygon.reshape(-1, 2)
+                if cv2.contourArea(points.astype(np.float32)) >= (area_threshold or 0):
+                    self.draw_polygon(points, color, edge_color=edge_color, alpha=alpha)
+                    drawn = True
+        if text is not None and drawn:
+            self._draw_text_in_mask(mask.mask, text, self._change_color_brightness(color, brightness_factor=0.7))
+        return self.output
+
+    def draw_soft_mask(
+        self, soft_mask: np.ndarray, color: Any = None, *, text: str | None = None, alpha: float = 0.5
+    ) -> VisImage:
+        """Draw a mask of values in [0, 1], (H, W)."""
+        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
+        self._draw_rgba(color, np.asarray(soft_mask) * alpha)
+        if text is not None:
+            lighter = self._change_color_brightness(color, brightness_factor=0.7)
+            self._draw_text_in_mask((np.asarray(soft_mask) > 0.5).astype("uint8"), text, lighter)
+        return self.output
+
+    def draw_polygon(self, segment: np.ndarray, color: Any, edge_color: Any = None, alpha: float = 0.5) -> VisImage:
+        """Draw a filled polygon, points (N, 2)."""
+        if edge_color is None:
+            # A light edge on dark pictures and the other way round is hard to tell apart when nearly opaque.
+            edge_color = self._change_color_brightness(color, brightness_factor=-0.7) if alpha > 0.8 else color
+        self.output.ax.add_patch(
+            Polygon(
+                segment,
+                fill=True,
+                facecolor=(*mplc.to_rgb(color), alpha),
+                edgecolor=(*mplc.to_rgb(edge_color), 1),
+                linewidth=max(self._default_font_size // 15 * self.output.scale, 1),
+            )
+        )
+        return self.output
+
+    def _draw_text_in_mask(self, binary_mask: np.ndarray, text: str, color: Any) -> None:
+        """Label the largest connected part, and every other one that is large."""
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(binary_mask, connectivity=8)
+        if count <= 1:
+            return
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        for part, area in enumerate(areas, start=1):
+            if part == int(areas.argmax()) + 1 or area > _LARGE_MASK_AREA_THRESH:
+                center = np.median((parts == part).nonzero(), axis=1)[::-1]
+                self.draw_text(text, center, color=color)
+
+    # ---- colours and conversions ------------------------------------------------------------------------------------
+
+    def _class_color(self, number: int, key: str = "thing_colors") -> tuple[float, ...] | None:
+        """Colour of a class in [0, 1], or None if the metadata has none."""
+        colors = self.metadata.get(key)
+        return None if not colors or number >= len(colors) else tuple(value / 255 for value in colors[number])
+
+    def _jitter(self, color: Any) -> tuple[float, ...]:
+        """Move a colour by half a unit in a random direction, so that neighbours of one class differ."""
+        step = np.random.rand(3)
+        step = step / np.linalg.norm(step) * 0.5
+        return tuple(np.clip(step + mplc.to_rgb(color), 0, 1))
+
+    def _create_grayscale_image(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """Return the image in grey, except where the mask (H, W) is true."""
+        grey = np.repeat(self.img.mean(axis=2, keepdims=True), 3, axis=2)
+        return grey if mask is None else np.where(np.asarray(mask, dtype=bool)[..., None], self.img, grey)
+
+    def _change_color_brightness(self, color: Any, brightness_factor: float) -> tuple[float, ...]:
+        """Scale the lightness of a colour by 1 + brightness_factor (in [-1, 1])."""
+        if not -1.0 <= brightness_factor <= 1.0:
+            raise AssertionError(f"brightness_factor must lie in [-1, 1], not {brightness_factor}")
+        hue, lightness, saturation = colorsys.rgb_to_hls(*mplc.to_rgb(color))
+        lightness = min(max(lightness * (1 + brightness_factor), 0.0), 1.0)
+        return tuple(np.clip(colorsys.hls_to_rgb(hue, lightness, saturation), 0.0, 1.0))
+
+    def _convert_boxes(self, boxes: Any) -> np.ndarray:
+        return boxes.tensor.detach().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes)
+
+    def _convert_masks(self, masks_or_polygons: Any) -> list[GenericMask]:
+        items = masks_or_polygons
+        if isinstance(items, PolygonMasks):
+            items = items.polygons
+        elif isinstance(items, BitMasks):
+            items = items.tensor.numpy()
+        elif isinstance(items, torch.Tensor):
+            items = items.numpy()
+
+        def convert(item: Any) -> GenericMask:
+            if isinstance(item, GenericMask):
+                return item
+            item = item.numpy() if isinstance(item, torch.Tensor) else item
+            return GenericMask(item, self.output.height, self.output.width)
+
+        return [convert(item) for item in items]
+
+    def _convert_keypoints(self, keypoints: Any) -> np.ndarray:
+        raise missing("structures.Keypoints")
+
+    def get_output(self) -> VisImage:
+        """Return the picture with everything drawn so far."""
+        return self.output

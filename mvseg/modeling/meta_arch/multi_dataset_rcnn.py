@@ -92,13 +92,13 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         targets, context = self.read_annotations(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, losses = self._propose(images, features, targets, context)
+        proposals, losses = self._propose_with_context(images, features, targets, context)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
         _, region_losses = self.roi_heads(images, features, proposals, targets, context)
         return {**losses, **region_losses}
 
-    def _propose(
+    def _propose_with_context(
         self, images: ImageList, features: dict[str, Tensor], targets: list[Instances], context: BatchContext
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         if getattr(self.proposal_generator, "takes_context", False):

@@ -20,8 +20,8 @@ setup(
     include_package_data=True,
     package_data={
         "mvseg": ["py.typed"],
-        "mvseg.data.cards": ["*.yaml", "*.npy"],
-        "mvseg.vocabulary.names": ["*.tsv"],
+        "mvseg.data": ["cards/*.yaml", "cards/*.npy", "cards/*.txt"],
+        "mvseg.vocabulary": ["names/*.tsv"],
     },
     install_requires=[
         "torch>=2.11",

@@ -92,11 +92,11 @@ class DetectionCheckpointer(Checkpointer):
             ) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        if checkpoint.get("matching_heuristics", False):
-            self._convert_ndarray_to_tensor(checkpoint["model"])
-            checkpoint["model"] = align_and_update_state_dicts(
-                self.model.state_dict(), checkpoint["model"], c2_conversion=checkpoint.get("__author__") == "Caffe2"
-            )
+        if checkpoint.get("matching_heuristics"):
+            weights = checkpoint["model"]
+            self._convert_ndarray_to_tensor(weights)
+            from_caffe2 = checkpoint.get("__author__") == "Caffe2"
+            checkpoint["model"] = align_and_update_state_dicts(self.model.state_dict(), weights, from_caffe2)
         incompatible = super()._load_model(checkpoint)
         # Constants that come from the config or are computed; older files have or lack them.
         missing, unexpected = incompatible.missing_keys, incompatible.unexpected_keys

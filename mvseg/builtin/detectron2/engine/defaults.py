@@ -169,19 +169,20 @@ class DefaultTrainer(TrainerBase):
         super().__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self._trainer = self._build_inner_trainer(cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, self._trainer.optimizer)
+        self.checkpointer = DetectionCheckpointer(self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.register_hooks(self.build_hooks())
+
+    def _build_inner_trainer(self, cfg: CfgNode) -> SimpleTrainer:
+        # Model before loader: both draw random numbers.
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
-        trainer_type = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer: SimpleTrainer = trainer_type(model, data_loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        self.register_hooks(self.build_hooks())
+        loader = self.build_train_loader(cfg)
+        steps = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        return steps(create_ddp_model(model, broadcast_buffers=False), loader, optimizer)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from OUTPUT_DIR's last checkpoint with everything, if asked and there; else load only MODEL.WEIGHTS."""
@@ -196,16 +197,15 @@ class DefaultTrainer(TrainerBase):
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # for the second loader, which is rarely used
         main = comm.is_main_process()
-        precise_bn = cfg.TEST.PRECISE_BN.ENABLED and bool(get_bn_modules(self.model))
+        precise_bn = None
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            loader = self.build_train_loader(cfg)
+            precise_bn = hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
         # Evaluation comes after the checkpoint, which then survives if the evaluation fails.
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            hooks.PreciseBN(
-                cfg.TEST.EVAL_PERIOD, self.model, self.build_train_loader(cfg), cfg.TEST.PRECISE_BN.NUM_ITER
-            )
-            if precise_bn
-            else None,
+            precise_bn,
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,

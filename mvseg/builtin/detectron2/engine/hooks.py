@@ -50,26 +50,30 @@ class CallbackHook(HookBase):
         before_step: Callable | None = None,
         after_step: Callable | None = None,
     ) -> None:
-        self._before_train, self._after_train = before_train, after_train
-        self._before_step, self._after_step = before_step, after_step
+        self._callbacks = {
+            "before_train": before_train,
+            "after_train": after_train,
+            "before_step": before_step,
+            "after_step": after_step,
+        }
+
+    def _call(self, event: str) -> None:
+        callback = self._callbacks.get(event)
+        if callback is not None:
+            callback(self.trainer)
 
     def before_train(self) -> None:
-        if self._before_train:
-            self._before_train(self.trainer)
+        self._call("before_train")
 
     def after_train(self) -> None:
-        if self._after_train:
-            self._after_train(self.trainer)
-        # The functions may hold what should be freed with the training.
-        self._before_train = self._after_train = self._before_step = self._after_step = None
+        self._call("after_train")
+        self._callbacks = {}  # the functions may hold what should be freed with the training
 
     def before_step(self) -> None:
-        if self._before_step:
-            self._before_step(self.trainer)
+        self._call("before_step")
 
     def after_step(self) -> None:
-        if self._after_step:
-            self._after_step(self.trainer)
+        self._call("after_step")
 
 
 class IterationTimer(HookBase):
@@ -122,14 +126,17 @@ class PeriodicWriter(HookBase):
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
         if next_iter % self._period == 0 or next_iter == self.trainer.max_iter:
-            for writer in self._writers:
-                writer.write()
+            self._write()
 
     def after_train(self) -> None:
         # Once more: other hooks put their last values in after_train.
+        self._write()
+        for writer in self._writers:
+            writer.close()
+
+    def _write(self) -> None:
         for writer in self._writers:
             writer.write()
-            writer.close()
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
@@ -205,12 +212,13 @@ class LRScheduler(HookBase):
         self._scheduler = scheduler
 
     def before_train(self) -> None:
-        self._optimizer = self._optimizer or self.trainer.optimizer  # type: ignore[attr-defined]
-        if isinstance(self.scheduler, ParamScheduler):
-            self._scheduler = LRMultiplier(
-                self._optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
-            )
-        self._best_param_group_id = self.get_best_param_group_id(self._optimizer)
+        if self._optimizer is None:
+            self._optimizer = self.trainer.optimizer  # type: ignore[attr-defined]
+        schedule = self.scheduler
+        if isinstance(schedule, ParamScheduler):
+            done = self.trainer.iter - 1
+            self._scheduler = LRMultiplier(self._optimizer, schedule, self.trainer.max_iter, last_iter=done)
+        self._shown_group = self.get_best_param_group_id(self._optimizer)
 
     @staticmethod
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
@@ -222,7 +230,7 @@ class LRScheduler(HookBase):
         return rates.index(Counter(rates).most_common(1)[0][0])
 
     def after_step(self) -> None:
-        rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]  # type: ignore[union-attr]
+        rate = self._optimizer.param_groups[self._shown_group]["lr"]  # type: ignore[union-attr]
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
         self.scheduler.step()
 

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -75,45 +76,44 @@ class TrainerBase:
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the iterations from ``start_iter`` to below ``max_iter``."""
         logger = logging.getLogger(__name__)
-        logger.info("training starts at iteration %d", start_iter)
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
-        with EventStorage(start_iter) as self.storage:
+        logger.info("training from iteration %d to %d", start_iter, max_iter)
+        self.start_iter, self.iter, self.max_iter = start_iter, start_iter, max_iter
+        with EventStorage(start_iter) as storage, ExitStack() as at_the_end:
+            self.storage = storage
+            at_the_end.callback(self.after_train)
             try:
-                self.before_train()
-                while self.iter < max_iter:
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    self.iter += 1
+                self._loop()
             except Exception:
                 logger.exception("training stopped at iteration %d", self.iter)
                 raise
-            finally:
-                self.after_train()
+
+    def _loop(self) -> None:
+        self.before_train()
+        while self.iter < self.max_iter:
+            for part in (self.before_step, self.run_step, self.after_step):
+                part()
+            self.iter += 1
+
+    def _call_hooks(self, event: str) -> None:
+        for hook in self._hooks:
+            getattr(hook, event)()
 
     def before_train(self) -> None:
-        for hook in self._hooks:
-            hook.before_train()
+        self._call_hooks("before_train")
 
     def after_train(self) -> None:
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.after_train()
+        self._call_hooks("after_train")
 
     def before_step(self) -> None:
-        # The storage, not each hook, follows the trainer's iteration.
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.before_step()
+        self._call_hooks("before_step")
 
     def after_backward(self) -> None:
-        for hook in self._hooks:
-            hook.after_backward()
+        self._call_hooks("after_backward")
 
     def after_step(self) -> None:
-        for hook in self._hooks:
-            hook.after_step()
+        self._call_hooks("after_step")
 
     def run_step(self) -> None:
         raise NotImplementedError

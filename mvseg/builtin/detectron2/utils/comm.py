@@ -67,12 +67,9 @@ def is_main_process() -> bool:
 
 def synchronize() -> None:
     """Wait until every process is here."""
-    if get_world_size() == 1:
-        return
-    if dist.get_backend() == "nccl":
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    if get_world_size() > 1:
+        on_gpu = dist.get_backend() == "nccl"
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """Layers that torch lacks, or has in another shape."""
 
+from .._missing import missing_attribute
 from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase
 from .deform_conv import DeformConv, ModulatedDeformConv
@@ -49,3 +50,19 @@ __all__ = [
     "paste_masks_in_image",
     "shapes_to_tensor",
 ]
+
+_LEFT_OUT = (
+    "ASPP",
+    "CycleBatchNormList",
+    "DepthwiseSeparableConv2d",
+    "ROIAlignRotated",
+    "aspp",
+    "batched_nms_rotated",
+    "nms_rotated",
+    "roi_align_rotated",
+    "rotated_boxes",
+)
+
+
+def __getattr__(name: str):
+    raise missing_attribute(__name__, name, _LEFT_OUT)

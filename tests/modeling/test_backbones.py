@@ -24,7 +24,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_pyramid_on_any_model(name: str):
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.PROPOSAL_GENERATOR.NAME = "build_timm_fpn_backbone", "CenterNet"
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = name, list(MODELS[name])
     backbone = build_backbone(cfg, ShapeSpec(channels=3))
@@ -36,6 +36,16 @@ def test_pyramid_on_any_model(name: str):
     sum(f.square().mean() for f in features.values()).backward()
     without = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
+
+
+def test_further_levels_only_where_a_part_reads_them():
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.PROPOSAL_GENERATOR.NAME = "build_timm_fpn_backbone", "CenterNet"
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "resnet18", [1, 2, 3]
+    cfg.MODEL.CENTERNET.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4"]
+    assert list(build_backbone(cfg, ShapeSpec(channels=3)).output_shape()) == ["p2", "p3", "p4"]
+    cfg.MODEL.CENTERNET.IN_FEATURES = ["p3", "p4", "p5"]
+    assert list(build_backbone(cfg, ShapeSpec(channels=3)).output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
 
 
 def test_names_are_those_of_timm():

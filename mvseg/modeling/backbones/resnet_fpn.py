@@ -9,25 +9,26 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_b
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
 
-def build_p67_fpn(cfg: Any, bottom_up: Backbone, in_features: list[str]) -> FPN:
-    """Put a pyramid on a bottom-up network, with two further levels made from its last one by strided convolutions.
+def build_p67_fpn(cfg: Any, bottom_up: Backbone, in_features: list[str], further_levels: bool = True) -> FPN:
+    """Put a pyramid on a bottom-up network.
 
     Args:
         cfg: the config tree; reads ``MODEL.FPN``.
         bottom_up: network with the named outputs.
         in_features: names of its outputs, from fine to coarse.
+        further_levels: add two levels, made from the last one by strided convolutions.
 
     Returns:
         The pyramid; with inputs of strides 8, 16, 32 its outputs are p3 to p7.
     """
     channels = cfg.MODEL.FPN.OUT_CHANNELS
-    last = bottom_up.output_shape()[in_features[-1]].stride
+    last = f"p{bottom_up.output_shape()[in_features[-1]].stride.bit_length() - 1}"
     return FPN(
         bottom_up=bottom_up,
         in_features=in_features,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(channels, channels, in_feature=f"p{last.bit_length() - 1}"),
+        top_block=LastLevelP6P7(channels, channels, in_feature=last) if further_levels else None,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

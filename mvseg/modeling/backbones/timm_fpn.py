@@ -155,10 +155,10 @@ def _freeze(model: Any, levels: int, name: str) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """Build a timm model with a feature pyramid; two further levels are made from the last one.
+    """Build a timm model with a feature pyramid, with two further levels above it if a part reads one of them.
 
     Args:
-        cfg: the config tree; reads ``MODEL.TIMM`` and ``MODEL.FPN``.
+        cfg: the config tree; reads ``MODEL.TIMM``, ``MODEL.FPN``, and which levels the parts read (IN_FEATURES).
         input_shape: channels of the image.
 
     Returns:
@@ -173,4 +173,7 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
         freeze_at=node.FREEZE_AT,
         in_channels=input_shape.channels,
     )
-    return build_p67_fpn(cfg, bottom_up, list(bottom_up.output_shape()))
+    levels = [f"p{shape.stride.bit_length() - 1}" for shape in bottom_up.output_shape().values()]
+    reader = cfg.MODEL.RPN if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN" else cfg.MODEL.CENTERNET
+    wanted = {name for node in (reader, cfg.MODEL.ROI_HEADS) for name in node.IN_FEATURES if name.startswith("p")}
+    return build_p67_fpn(cfg, bottom_up, list(bottom_up.output_shape()), further_levels=not wanted <= set(levels))

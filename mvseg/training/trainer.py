@@ -34,7 +34,7 @@ from mvseg.training.hooks import BestCheckpoint, EmaHook, StopOnSignal, Training
 from mvseg.training.optimizer import build_clipping, build_optimizer
 from mvseg.training.setup import seed_everything
 from mvseg.training.step import TrainingStep, choose_precision
-from mvseg.training.validation import validation_losses
+from mvseg.training.validation import trained_as, validation_losses
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,7 @@ class Trainer(DefaultTrainer):
         built: list[HookBase | None] = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
+            self._precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             EmaHook() if self.ema is not None else None,
             # Before the evaluation: a failing evaluation loses no weights.
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
@@ -162,6 +163,10 @@ class Trainer(DefaultTrainer):
             built.append(hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD))
         built.append(StopOnSignal(self.checkpointer, device))
         return built
+
+    def _precise_bn(self) -> HookBase:
+        loader, cfg = self.build_train_loader(self.cfg), self.cfg
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def build_writers(self) -> list[Any]:
         """Build the writers of the log line (with the time that is left), metrics.json and the TensorBoard events.
@@ -228,12 +233,19 @@ class Trainer(DefaultTrainer):
                 evaluator = DatasetEvaluators([evaluator, PictureEvaluator(name, path, cfg.TEST.NUM_PICTURES)])
             found = evaluate_dataset(model, name, cls.build_test_loader(cfg, name), evaluator)
             if cfg.TEST.VALIDATION_LOSS:
-                losses = validation_losses(model, cls.build_validation_loader(cfg, name))
-                found["loss"] = losses
+                found.update(cls._validate(cfg, model, name))
             if comm.is_main_process():
                 results[name] = found
                 write_per_class(cls._folder(cfg, name) / "per_class_AP.csv", found)
         return results
+
+    @classmethod
+    def _validate(cls, cfg: CfgNode, model: nn.Module, name: str) -> dict[str, dict[str, float]]:
+        dataset = trained_as(model, name)
+        if dataset is None:
+            logger.info("No validation loss of %s: no training set has its vocabulary", name)
+            return {}
+        return {"loss": validation_losses(model, cls.build_validation_loader(cfg, name), dataset)}
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from mvseg.data.catalog import get_vocabulary
+
 SEED = 0  # every evaluation draws the same samples of regions, so that the losses can be compared
 STOCHASTIC = ("DropPath", "StochasticDepth", "DropBlock2d")
 
@@ -36,13 +38,37 @@ def frozen_training_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def trained_as(model: nn.Module, name: str) -> str | None:
+    """Find the training set whose words a test set has: as an image of it, the model can learn from the test set.
+
+    Args:
+        model: the model, not wrapped; one without a label space takes every dataset as it is.
+        name: name of the test set.
+
+    Returns:
+        Name of a training set with the same vocabulary, or None if there is none.
+    """
+    space = getattr(model, "label_space", None)
+    if space is None or name in space.datasets:
+        return name
+    words = get_vocabulary(name, embeddings=False)
+    for dataset, known in space.vocabularies.items():
+        if (known.name, known.names) == (words.name, words.names):
+            return dataset
+    return None
+
+
 @torch.no_grad()
-def validation_losses(model: nn.Module, loader: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
+def validation_losses(
+    model: nn.Module, loader: Iterable[list[dict[str, Any]]], dataset: str | None = None
+) -> dict[str, float]:
     """Average the training losses over a data set.
 
     Args:
         model: the model, not wrapped.
         loader: batches with annotations; each process has its own share.
+        dataset: what the model is told about where the images come from, see :func:`trained_as`; None: nothing else
+            than the images themselves say.
 
     Returns:
         Loss name to mean over all images of all processes, and their sum as "total". Equal on every process.
@@ -52,6 +78,8 @@ def validation_losses(model: nn.Module, loader: Iterable[list[dict[str, Any]]]) 
     with frozen_training_mode(model), torch.random.fork_rng(), EventStorage():
         torch.manual_seed(SEED)
         for batch in loader:
+            if dataset is not None:
+                batch = [{**record, "dataset": dataset} for record in batch]
             losses = model(batch)
             images += len(batch)
             for name, loss in losses.items():

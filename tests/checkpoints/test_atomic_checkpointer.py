@@ -87,7 +87,7 @@ def test_a_file_of_another_model_is_an_error(tmp_path):
     torch.save({"model": {"stem.weight": torch.zeros(2)}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"nothing in this file fits.*stem.weight.*body.bias"):
         AtomicCheckpointer(Net()).load(str(tmp_path / "other.pth"))
-    with pytest.raises(FileNotFoundError, match="MODEL.WEIGHTS: weight file .*absent.pth"):
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: weight file .*absent.pth"):
         AtomicCheckpointer(Net()).load(str(tmp_path / "absent.pth"))
 
 

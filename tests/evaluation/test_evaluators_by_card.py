@@ -124,7 +124,11 @@ def test_lvis_without_any_detection_gives_zero(sets, tmp_path):
     class Silent(nn.Module):
         def forward(self, batch):
             empty = Instances((48, 64))
-            empty.pred_boxes, empty.scores, empty.pred_classes = Boxes(torch.zeros(0, 4)), torch.zeros(0), torch.zeros(0)
+            empty.pred_boxes, empty.scores, empty.pred_classes = (
+                Boxes(torch.zeros(0, 4)),
+                torch.zeros(0),
+                torch.zeros(0),
+            )
             return [{"instances": empty} for _ in batch]
 
     evaluator = build_evaluator("eval_lvis", str(tmp_path), masks=False)

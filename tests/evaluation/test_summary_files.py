@@ -13,7 +13,9 @@ B = {"bbox": {"AP": 1.0, "APr": 2.0}, "loss": {"total": 3.5, "loss_cls": 3.0}}
 
 
 def test_table_has_a_row_for_each_set_and_a_column_for_each_metric():
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in summary_table({"a": A, "b": B}).split("\n")]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in summary_table({"a": A, "b": B}).split("\n")
+    ]
     assert lines[0] == ["dataset", "bbox AP", "bbox AP50", "bbox APs", "bbox APr", "loss total", "segm AP"]
     assert lines[2] == ["a", "12.35", "40.00", "-", "-", "-", "10.00"]
     assert lines[3] == ["b", "1.00", "-", "-", "2.00", "3.50", "-"]

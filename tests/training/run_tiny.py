@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import tiny
+
 import train_net
 
 if os.environ.get("TINY_SLEEP"):

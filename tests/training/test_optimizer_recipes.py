@@ -62,7 +62,7 @@ def test_adamw_shrinks_a_parameter_without_gradient_signal_by_its_decay_only():
 def test_unknown_names_are_refused():
     cfg = get_cfg()
     cfg.SOLVER.OPTIMIZER = "ADAM"
-    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER 'ADAM'.*SGD, ADAMW"):
+    with pytest.raises(ValueError, match=r"SOLVER.OPTIMIZER 'ADAM'.*SGD, ADAMW"):
         build_optimizer(cfg, Net())
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = True, "values"
     with pytest.raises(ValueError, match="CLIP_TYPE 'values'"):

@@ -12,7 +12,9 @@ import torch
 from detectron2.engine import HookBase
 from tiny import SETS, tiny_config
 
+from mvseg.checkpoints import AtomicCheckpointer
 from mvseg.training import Trainer
+from mvseg.training.hooks import BestCheckpoint
 from mvseg.training.setup import prepare_datasets
 
 
@@ -171,6 +173,31 @@ def test_best_checkpoint_follows_the_metric_and_survives_a_resume(cards, tmp_pat
     trainer.resume_or_load(True)
     trainer.train()  # 25 is worse than the remembered 30, 40 is better
     assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == 4
+
+
+def test_best_checkpoint_takes_the_smallest_loss_and_can_judge_the_average(cards, tmp_path):
+    trainer, _ = train(tiny_config(cards, tmp_path / "run", "SOLVER.EMA.ENABLED", True))
+    checkpointer = AtomicCheckpointer(trainer.model, str(tmp_path))
+    best = BestCheckpoint(checkpointer, "ema/tiny_a/loss/total", trainer.ema)
+    values = [0.5, 0.7, float("nan"), 0.4]
+    assert [best.consider({"ema/tiny_a/loss/total": v}, i) for i, v in enumerate(values)] == [True, False, False, True]
+    saved = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert same_state(dict(saved["model"]), trainer.ema.shadow)
+    with pytest.raises(KeyError, match=r"TEST.BEST_METRIC 'ema/tiny_a/loss/total'.*tiny_a/bbox/AP"):
+        best.consider({"tiny_a/bbox/AP": 1.0}, 5)
+    other = BestCheckpoint(checkpointer, "tiny_a/bbox/AP")
+    other.remember()  # what is written there was judged by another metric
+    assert other.best is None
+
+
+def test_precise_batch_statistics_are_computed_before_the_checkpoint(cards, tmp_path):
+    opts = ["TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 4, "TEST.EVAL_PERIOD", 6]
+    exact, losses = train(tiny_config(cards, tmp_path / "a", *opts))
+    running, same_losses = train(tiny_config(cards, tmp_path / "b", "TEST.EVAL_PERIOD", 6))
+    assert losses == same_losses
+    saved = torch.load(tmp_path / "a" / "model_final.pth", weights_only=True)["model"]
+    assert torch.equal(saved["backbone.1.running_mean"], exact.model.backbone[1].running_mean)
+    assert not torch.allclose(saved["backbone.1.running_mean"], running.model.backbone[1].running_mean)
 
 
 def test_best_metric_of_an_unknown_dataset_is_refused_at_the_start(cards, tmp_path):

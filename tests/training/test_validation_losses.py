@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from mvseg.training import validation_losses
+from mvseg.training.validation import trained_as
 
 
 class Noisy(nn.Module):
@@ -45,3 +46,27 @@ def test_losses_are_weighted_by_images_and_leave_no_trace():
     torch.manual_seed(7)
     assert torch.equal(after, torch.rand(1))
     assert validation_losses(model, loader) == losses
+
+
+def test_test_set_is_shown_as_the_training_set_with_its_words(cards):
+    from mvseg.data import get_vocabulary, register_cards
+    from mvseg.vocabulary import LabelSpace, Vocabulary
+
+    register_cards(cards)
+    model = Noisy()
+    assert trained_as(model, "tiny_a") == "tiny_a"  # no label space: nothing to look up
+    model.label_space = LabelSpace.concatenate({"t_b": get_vocabulary("tiny_b"), "t_a": get_vocabulary("tiny_a")})
+    assert trained_as(model, "tiny_a") == "t_a"
+    model.label_space = LabelSpace.concatenate({"t": Vocabulary.from_names(["square"], "tiny_a")})
+    assert trained_as(model, "tiny_a") is None
+
+    seen = []
+
+    class Spy(Noisy):
+        def forward(self, batch):
+            seen.extend(record["dataset"] for record in batch)
+            return super().forward(batch)
+
+    loader = [[{"value": 1.0, "dataset": "val"}]]
+    validation_losses(Spy(), loader, "train")
+    assert seen == ["train"] and loader[0][0]["dataset"] == "val"

@@ -87,7 +87,11 @@ def write_sets(folder: Path, images: int = 12) -> Path:
     cards.mkdir(parents=True)
     for name, words in SETS.items():
         (folder / name).mkdir()
-        content = {"images": [], "annotations": [], "categories": [{"id": i + 1, "name": w} for i, w in enumerate(words)]}
+        content = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i + 1, "name": w} for i, w in enumerate(words)],
+        }
         for i in range(images):
             picture = random.integers(0, 60, (SIZE, SIZE, 3), dtype=np.uint8)
             x, y = random.integers(4, 16, 2).tolist()

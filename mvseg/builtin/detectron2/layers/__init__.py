@@ -1,5 +1,7 @@
 """Layers that torch lacks, or has in another shape."""
 
+# ruff: noqa: F401 (re-exports)
+
 from .._missing import missing_attribute
 from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase
@@ -22,34 +24,6 @@ from .wrappers import (
     nonzero_tuple,
     shapes_to_tensor,
 )
-
-__all__ = [
-    "BatchNorm2d",
-    "CNNBlockBase",
-    "Conv2d",
-    "ConvTranspose2d",
-    "DeformConv",
-    "FrozenBatchNorm2d",
-    "LayerNorm",
-    "Linear",
-    "ModulatedDeformConv",
-    "NaiveSyncBatchNorm",
-    "ROIAlign",
-    "ShapeSpec",
-    "batched_nms",
-    "cat",
-    "ciou_loss",
-    "cross_entropy",
-    "diou_loss",
-    "empty_input_loss_func_wrapper",
-    "get_norm",
-    "interpolate",
-    "move_device_like",
-    "nms",
-    "nonzero_tuple",
-    "paste_masks_in_image",
-    "shapes_to_tensor",
-]
 
 _LEFT_OUT = (
     "ASPP",

@@ -1,5 +1,7 @@
 """Models and their parts: backbones, proposal generators, heads on regions, whole detectors."""
 
+# ruff: noqa: F401 (re-exports)
+
 from .._missing import missing_attribute
 from ..layers import ShapeSpec
 from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
@@ -41,42 +43,6 @@ from .roi_heads import (
     build_mask_head,
     build_roi_heads,
 )
-
-__all__ = [
-    "ANCHOR_GENERATOR_REGISTRY",
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "RPN_HEAD_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "Backbone",
-    "BaseMaskRCNNHead",
-    "FastRCNNOutputLayers",
-    "GeneralizedRCNN",
-    "ProposalNetwork",
-    "ROIHeads",
-    "ResNet",
-    "ResNetBlockBase",
-    "ShapeSpec",
-    "StandardROIHeads",
-    "SwinTransformer",
-    "build_anchor_generator",
-    "build_backbone",
-    "build_box_head",
-    "build_mask_head",
-    "build_model",
-    "build_proposal_generator",
-    "build_resnet_backbone",
-    "build_roi_heads",
-    "build_rpn_head",
-    "build_sem_seg_head",
-    "detector_postprocess",
-    "make_stage",
-]
 
 _LEFT_OUT = (
     "BaseKeypointRCNNHead",

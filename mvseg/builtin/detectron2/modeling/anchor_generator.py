@@ -55,14 +55,7 @@ def _broadcast_params(params, num_features: int, name: str):
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class DefaultAnchorGenerator(nn.Module):
-    """Every size with every aspect ratio (Ren et al. 2015).
-
-    Args:
-        sizes: square root of the anchor area in pixels, a list for each feature map (or one for all).
-        aspect_ratios: height over width, a list for each feature map (or one for all).
-        strides: pixels per cell of each feature map.
-        offset: centre of the first anchor in cells; 0.5 is the middle of the cell.
-    """
+    """Every size with every aspect ratio (Ren et al. 2015)."""
 
     box_dim: int = 4
 

@@ -18,12 +18,7 @@ __all__ = ["Box2BoxTransform"]
 
 
 class Box2BoxTransform:
-    """Encode a box as (dx, dy, dw, dh) against a reference: shift over the reference's size, logarithm of growth.
-
-    Args:
-        weights: what dx, dy, dw and dh are multiplied by, so that they have about unit variance.
-        scale_clamp: upper bound of dw and dh when decoding.
-    """
+    """Encode a box as (dx, dy, dw, dh) against a reference: shift over the reference's size, logarithm of growth."""
 
     def __init__(self, weights: tuple[float, float, float, float], scale_clamp: float = _DEFAULT_SCALE_CLAMP):
         self.weights = weights

@@ -7,13 +7,7 @@ from torch import Tensor
 
 
 class Matcher:
-    """Give each prediction its best ground truth and a label by how good the match is.
-
-    Args:
-        thresholds: ascending qualities > 0 that cut [0, inf) into bands; a band includes its lower end.
-        labels: one label for each band: 1 positive, 0 negative, -1 ignored.
-        allow_low_quality_matches: also make positive the predictions that are the best any ground truth has.
-    """
+    """Give each prediction its best ground truth and a label by how good the match is."""
 
     def __init__(self, thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False):
         thresholds = list(thresholds)

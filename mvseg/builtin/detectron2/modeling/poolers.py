@@ -59,16 +59,7 @@ def _level_of(scale: float) -> int:
 
 
 class ROIPooler(nn.Module):
-    """Pool boxes from one or several feature levels.
-
-    Args:
-        output_size: side, or (height, width), of the pooled features.
-        scales: cells per pixel of each level, finest first.
-        sampling_ratio: samples per cell and side of RoIAlign; 0 adapts to the box.
-        pooler_type: "ROIAlign", "ROIAlignV2" (exact pixel centres) or "ROIPool".
-        canonical_box_size: side in pixels of the boxes that belong to the canonical level.
-        canonical_level: level (log2 of the stride) of those.
-    """
+    """Pool boxes from one or several feature levels."""
 
     def __init__(self, output_size, scales, sampling_ratio, pooler_type, canonical_box_size=224, canonical_level=4):
         super().__init__()

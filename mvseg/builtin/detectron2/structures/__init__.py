@@ -1,5 +1,7 @@
 """Data structures of detection: boxes, masks, instances and image batches."""
 
+# ruff: noqa: F401 (re-exports)
+
 from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou, pairwise_point_box_distance
 from .image_list import ImageList
 from .instances import Instances
@@ -7,21 +9,3 @@ from .keypoints import Keypoints, heatmaps_to_keypoints
 from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
 from .rotated_boxes import RotatedBoxes
 from .rotated_boxes import pairwise_iou as pairwise_iou_rotated
-
-__all__ = [
-    "BitMasks",
-    "BoxMode",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "Keypoints",
-    "PolygonMasks",
-    "ROIMasks",
-    "RotatedBoxes",
-    "heatmaps_to_keypoints",
-    "pairwise_ioa",
-    "pairwise_iou",
-    "pairwise_iou_rotated",
-    "pairwise_point_box_distance",
-    "polygons_to_bitmask",
-]

@@ -1,25 +1,13 @@
 """Backbones: ResNet, FPN, Swin, and their registry."""
 
+# ruff: noqa: F401 (re-exports)
+
 from ..._missing import missing_attribute
 from .backbone import Backbone
 from .build import BACKBONE_REGISTRY, build_backbone
 from .fpn import FPN
 from .resnet import BasicStem, BottleneckBlock, ResNet, ResNetBlockBase, build_resnet_backbone, make_stage
 from .swin import SwinTransformer
-
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "Backbone",
-    "BasicStem",
-    "BottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "SwinTransformer",
-    "build_backbone",
-    "build_resnet_backbone",
-    "make_stage",
-]
 
 _LEFT_OUT = ("MViT", "RegNet", "SimpleFeaturePyramid", "ViT", "get_vit_lr_decay_rate", "mvit", "regnet", "utils", "vit")
 

@@ -24,17 +24,7 @@ __all__ = [
 
 
 class FPN(Backbone):
-    """A top-down path with lateral connections; outputs "p<log2 stride>", all with `out_channels` channels.
-
-    Args:
-        bottom_up: the backbone below.
-        in_features: its features to use, finest first; strides double from one to the next.
-        out_channels: channels of every output.
-        norm: name of the norm after each convolution ("": none, but a bias).
-        top_block: makes `num_levels` coarser outputs from the feature called `in_feature`; None for none.
-        fuse_type: "sum" or "avg" of lateral and upper features.
-        square_pad: pad images to this square; 0 for no such wish.
-    """
+    """A top-down path with lateral connections; outputs "p<log2 stride>", all with `out_channels` channels."""
 
     def __init__(self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type="sum", square_pad=0):
         super().__init__()

@@ -178,15 +178,7 @@ class BasicStem(CNNBlockBase):
 
 
 class ResNet(Backbone):
-    """A stem and stages of blocks, named "stem", "res2", "res3", ...
-
-    Args:
-        stem: a module with attributes `out_channels` and `stride`.
-        stages: lists of blocks, each with `in_channels`, `out_channels` and `stride`.
-        num_classes: adds a classifier with output "linear"; None for none.
-        out_features: names of the outputs; None means the last one.
-        freeze_at: how many of stem and stages not to train, from the start.
-    """
+    """A stem and stages of blocks, named "stem", "res2", "res3", ..."""
 
     def __init__(self, stem, stages, num_classes=None, out_features=None, freeze_at=0):
         super().__init__()

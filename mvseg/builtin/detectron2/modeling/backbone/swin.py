@@ -19,14 +19,14 @@ def _pad_map(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, 0, 0, -width % multiple, 0, -height % multiple))
 
 
-def window_partition(x: Tensor, window_size: int) -> Tensor:
+def _to_windows(x: Tensor, window_size: int) -> Tensor:
     """Cut (B, H, W, C) into (B * windows, window_size, window_size, C)."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height // window_size, window_size, width // window_size, window_size, channels)
     return x.transpose(2, 3).reshape(-1, window_size, window_size, channels)
 
 
-def window_reverse(windows: Tensor, window_size: int, H: int, W: int) -> Tensor:
+def _from_windows(windows: Tensor, window_size: int, H: int, W: int) -> Tensor:
     """Put windows back into (B, H, W, C)."""
     channels = windows.shape[-1]
     x = windows.view(-1, H // window_size, W // window_size, window_size, window_size, channels)
@@ -49,12 +49,12 @@ def _shift_mask(height: int, width: int, size: int, shift: int, like: Tensor) ->
         return (place >= length - size).int() + (place >= length - shift).int()
 
     region = 3 * bands(height)[:, None] + bands(width)[None]
-    windows = window_partition(region[None, :, :, None], size).flatten(1)
+    windows = _to_windows(region[None, :, :, None], size).flatten(1)
     apart = windows[:, None, :] != windows[:, :, None]
     return torch.zeros(apart.shape, device=like.device, dtype=like.dtype).masked_fill(apart, -100.0)
 
 
-class Mlp(nn.Module):
+class _Mlp(nn.Module):
     """Two linear layers with GELU between."""
 
     def __init__(self, width: int, hidden: int, drop: float):
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-class WindowAttention(nn.Module):
+class _WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position."""
 
     def __init__(
@@ -104,7 +104,7 @@ class WindowAttention(nn.Module):
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(number, cells, channels)))
 
 
-class SwinTransformerBlock(nn.Module):
+class _Block(nn.Module):
     """Window attention, shifted or not, and an MLP, both residual."""
 
     def __init__(self, dim: int, num_heads: int, shift_size: int, drop_path: float, options: dict):
@@ -113,12 +113,12 @@ class SwinTransformerBlock(nn.Module):
         self.shift_size = shift_size
         norm_layer, drop = options["norm_layer"], options["drop"]
         self.norm1 = norm_layer(dim)
-        self.attn = WindowAttention(
+        self.attn = _WindowAttention(
             dim, self.window_size, num_heads, options["qkv_bias"], options["qk_scale"], options["attn_drop"], drop
         )
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path > 0 else nn.Identity()
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * options["mlp_ratio"]), drop)
+        self.mlp = _Mlp(dim, int(dim * options["mlp_ratio"]), drop)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
@@ -130,12 +130,12 @@ class SwinTransformerBlock(nn.Module):
         x = _pad_map(x, self.window_size)
         padded_height, padded_width = x.shape[1:3]
         x = x.roll((-self.shift_size, -self.shift_size), (1, 2))
-        windows = self.attn(window_partition(x, self.window_size).flatten(1, 2), mask)
-        x = window_reverse(windows, self.window_size, padded_height, padded_width)
+        windows = self.attn(_to_windows(x, self.window_size).flatten(1, 2), mask)
+        x = _from_windows(windows, self.window_size, padded_height, padded_width)
         return x.roll((self.shift_size, self.shift_size), (1, 2))[:, :height, :width]
 
 
-class PatchMerging(nn.Module):
+class _PatchMerging(nn.Module):
     """Halve the resolution: 2x2 cells become one of twice the channels."""
 
     def __init__(self, dim: int, norm_layer):
@@ -149,7 +149,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(torch.cat(quarters, dim=-1)))
 
 
-class BasicLayer(nn.Module):
+class _Stage(nn.Module):
     """Blocks of one resolution, and the merging to the next."""
 
     def __init__(
@@ -160,10 +160,9 @@ class BasicLayer(nn.Module):
         self.shift_size = self.window_size // 2
         self.use_checkpoint = checkpointed
         self.blocks = nn.ModuleList(
-            SwinTransformerBlock(dim, num_heads, self.shift_size * (index % 2), rate, options)
-            for index, rate in enumerate(drop_path)
+            _Block(dim, num_heads, self.shift_size * (index % 2), rate, options) for index, rate in enumerate(drop_path)
         )
-        self.downsample = PatchMerging(dim, options["norm_layer"]) if merge else None
+        self.downsample = _PatchMerging(dim, options["norm_layer"]) if merge else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, H, W, C); returns the features before and after merging."""
@@ -174,7 +173,7 @@ class BasicLayer(nn.Module):
         return x, x if self.downsample is None else self.downsample(x)
 
 
-class PatchEmbed(nn.Module):
+class _PatchEmbed(nn.Module):
     """Patches of pixels to vectors: (B, C, H, W) to (B, H / patch, W / patch, dim)."""
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int, norm_layer):
@@ -191,29 +190,7 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer(Backbone):
-    """Swin with outputs "p0" (stride 4) to "p3" (stride 32).
-
-    Args:
-        pretrain_img_size: image side of pretraining; gives the size of the absolute position embedding.
-        patch_size: side of a patch in pixels.
-        in_chans: image channels.
-        embed_dim: channels of the first stage; they double from stage to stage.
-        depths: blocks of each stage.
-        num_heads: attention heads of each stage.
-        window_size: side of an attention window in cells.
-        mlp_ratio: hidden over outer width of the MLPs.
-        qkv_bias: whether queries, keys and values have a bias.
-        qk_scale: factor of the attention logits; None means 1 / sqrt(head width).
-        drop_rate: dropout of embeddings and projections.
-        attn_drop_rate: dropout of attention weights.
-        drop_path_rate: largest probability of leaving a block out; it grows linearly with depth.
-        norm_layer: makes a norm of the last dimension from its width.
-        ape: add a learned absolute position embedding.
-        patch_norm: normalise after the patch embedding.
-        out_indices: stages to give out.
-        frozen_stages: -1 none, 0 the patch embedding, 1 also the position embedding, n also the first n - 1 stages.
-        use_checkpoint: recompute blocks in the backward pass to save memory.
-    """
+    """Swin with outputs "p0" (stride 4) to "p3" (stride 32)."""
 
     def __init__(
         self,
@@ -242,7 +219,7 @@ class SwinTransformer(Backbone):
         self.ape = ape
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, norm_layer if patch_norm else None)
+        self.patch_embed = _PatchEmbed(patch_size, in_chans, embed_dim, norm_layer if patch_norm else None)
         if ape:
             height, width = (pretrain_img_size,) * 2 if isinstance(pretrain_img_size, int) else pretrain_img_size
             shape = (1, embed_dim, height // patch_size, width // patch_size)
@@ -261,7 +238,7 @@ class SwinTransformer(Backbone):
         self.num_features = [embed_dim * 2**index for index in range(self.num_layers)]
         rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
         self.layers = nn.ModuleList(
-            BasicLayer(dim, heads, rate.tolist(), index + 1 < self.num_layers, use_checkpoint, options)
+            _Stage(dim, heads, rate.tolist(), index + 1 < self.num_layers, use_checkpoint, options)
             for index, (dim, heads, rate) in enumerate(zip(self.num_features, num_heads, rates))
         )
         for index in out_indices:

@@ -1,18 +1,11 @@
 """Whole models, and their registries."""
 
+# ruff: noqa: F401 (re-exports)
+
 from ..._missing import missing_attribute
 from .build import META_ARCH_REGISTRY, build_model
 from .rcnn import GeneralizedRCNN, ProposalNetwork
 from .semantic_seg import SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
-
-__all__ = [
-    "META_ARCH_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "GeneralizedRCNN",
-    "ProposalNetwork",
-    "build_model",
-    "build_sem_seg_head",
-]
 
 _LEFT_OUT = (
     "DenseDetector",

@@ -46,17 +46,7 @@ class _ImageModel(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class GeneralizedRCNN(_ImageModel):
-    """Detect by features of the image, proposals of regions, and a prediction for each region.
-
-    Args:
-        backbone: images to named features.
-        proposal_generator: features to proposals; None when the records bring their own.
-        roi_heads: features and proposals to detections.
-        pixel_mean: mean of each channel, in pixel values.
-        pixel_std: what to divide each channel by afterwards.
-        input_format: order of the channels, such as "BGR"; only pictures for people need it.
-        vis_period: put a picture of proposals into the event storage every so many iterations; 0: never.
-    """
+    """Detect by features of the image, proposals of regions, and a prediction for each region."""
 
     @configurable
     def __init__(

@@ -31,14 +31,7 @@ def build_rpn_head(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
 
 @RPN_HEAD_REGISTRY.register()
 class StandardRPNHead(nn.Module):
-    """3x3 convolutions, then one 1x1 for objectness and one for box offsets; shared by all levels.
-
-    Args:
-        in_channels: channels of every level.
-        num_anchors: anchors per cell.
-        box_dim: numbers per box.
-        conv_dims: channels of the 3x3 convolutions; -1 means `in_channels`.
-    """
+    """3x3 convolutions, then one 1x1 for objectness and one for box offsets; shared by all levels."""
 
     @configurable
     def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: list[int] = (-1,)):
@@ -84,25 +77,7 @@ class StandardRPNHead(nn.Module):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
-    """Anchors, head, training labels, losses and choice of proposals.
-
-    Args:
-        in_features: names of the features to use.
-        head: maps features to logits and offsets, see `StandardRPNHead`.
-        anchor_generator: makes Boxes for each feature.
-        anchor_matcher: labels anchors by their overlap with the ground truth.
-        box2box_transform: encodes boxes against anchors.
-        batch_size_per_image: anchors per image in the loss.
-        positive_fraction: largest share of positives among them.
-        pre_nms_topk: proposals per level before suppression, (training, test).
-        post_nms_topk: proposals per image after it, (training, test).
-        nms_thresh: overlap of the suppression.
-        min_box_size: smallest side of a proposal in pixels.
-        anchor_boundary_thresh: ignore anchors that leave the image by more, when >= 0.
-        loss_weight: one factor, or factors by loss name ("loss_rpn_cls", "loss_rpn_loc").
-        box_reg_loss_type: "smooth_l1", "giou", "diou" or "ciou".
-        smooth_l1_beta: where smooth L1 becomes linear.
-    """
+    """Anchors, head, training labels, losses and choice of proposals."""
 
     @configurable
     def __init__(

@@ -1,5 +1,7 @@
 """Heads on regions: boxes, masks, cascades, and their registries."""
 
+# ruff: noqa: F401 (re-exports)
+
 from ..._missing import missing_attribute
 from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead, build_box_head
 from .cascade_rcnn import CascadeROIHeads
@@ -13,24 +15,6 @@ from .roi_heads import (
     build_roi_heads,
     select_foreground_proposals,
 )
-
-__all__ = [
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "BaseMaskRCNNHead",
-    "CascadeROIHeads",
-    "FastRCNNConvFCHead",
-    "FastRCNNOutputLayers",
-    "MaskRCNNConvUpsampleHead",
-    "ROIHeads",
-    "Res5ROIHeads",
-    "StandardROIHeads",
-    "build_box_head",
-    "build_mask_head",
-    "build_roi_heads",
-    "select_foreground_proposals",
-]
 
 _LEFT_OUT = (
     "BaseKeypointRCNNHead",

@@ -32,15 +32,7 @@ def select_foreground_proposals(proposals: list[Instances], bg_label: int) -> tu
 
 
 class ROIHeads(nn.Module):
-    """Base: labels and samples the proposals of the training.
-
-    Args:
-        num_classes: K; K itself means background.
-        batch_size_per_image: proposals per image in the loss.
-        positive_fraction: largest share of foreground among them.
-        proposal_matcher: labels proposals by overlap with the ground truth.
-        proposal_append_gt: also use the ground truth as proposals.
-    """
+    """Base: labels and samples the proposals of the training."""
 
     @configurable
     def __init__(

@@ -19,14 +19,7 @@ ROI_BOX_HEAD_REGISTRY.__doc__ = "Callables (cfg, input_shape: ShapeSpec) -> head
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class FastRCNNConvFCHead(nn.Sequential):
-    """3x3 convolutions, then linear layers, each with ReLU.
-
-    Args:
-        input_shape: channels, height and width of the pooled features.
-        conv_dims: channels of the convolutions.
-        fc_dims: widths of the linear layers.
-        conv_norm: norm of the convolutions ("": none, but a bias).
-    """
+    """3x3 convolutions, then linear layers, each with ReLU."""
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, conv_dims: list[int], fc_dims: list[int], conv_norm=""):

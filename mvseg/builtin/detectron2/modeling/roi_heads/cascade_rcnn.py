@@ -33,16 +33,7 @@ class _ScaleGradient(Function):
 
 @ROI_HEADS_REGISTRY.register()
 class CascadeROIHeads(StandardROIHeads):
-    """Several box heads of rising overlap demands; scores are averaged over them at test time.
-
-    Args:
-        box_in_features: features that the box heads pool from.
-        box_pooler: pools them.
-        box_heads: one for each stage.
-        box_predictors: one for each stage.
-        proposal_matchers: one for each stage; the first also labels the proposals.
-        kwargs: see `StandardROIHeads`.
-    """
+    """Several box heads of rising overlap demands; scores are averaged over them at test time."""
 
     @configurable
     def __init__(

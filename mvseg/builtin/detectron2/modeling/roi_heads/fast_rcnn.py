@@ -88,24 +88,7 @@ def _log_classification_stats(pred_logits: Tensor, gt_classes: Tensor, prefix: s
 
 
 class FastRCNNOutputLayers(nn.Module):
-    """Two linear layers on region features: K + 1 class logits (background last) and box offsets.
-
-    Args:
-        input_shape: shape of the region features (an int is the number of channels).
-        box2box_transform: encodes boxes against proposals.
-        num_classes: K.
-        test_score_thresh: detections must score higher.
-        test_nms_thresh: overlap of the suppression.
-        test_topk_per_image: most detections per image.
-        cls_agnostic_bbox_reg: one box for all classes instead of one for each.
-        smooth_l1_beta: where smooth L1 becomes linear.
-        box_reg_loss_type: "smooth_l1", "giou", "diou" or "ciou".
-        loss_weight: one factor, or factors by loss name ("loss_cls", "loss_box_reg").
-        use_fed_loss: sigmoid loss only on sampled classes (Zhou et al. 2021, section 5).
-        use_sigmoid_ce: binary cross entropy for each class instead of softmax.
-        get_fed_loss_cls_weights: gives (K,) sampling weights of the classes.
-        fed_loss_num_classes: at least so many classes are sampled.
-    """
+    """Two linear layers on region features: K + 1 class logits (background last) and box offsets."""
 
     @configurable
     def __init__(

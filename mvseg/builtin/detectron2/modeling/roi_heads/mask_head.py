@@ -87,12 +87,7 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances
 
 
 class BaseMaskRCNNHead(nn.Module):
-    """Loss and inference around `layers`, which a subclass defines.
-
-    Args:
-        loss_weight: factor of the loss.
-        vis_period: see `mask_rcnn_loss`.
-    """
+    """Loss and inference around `layers`, which a subclass defines."""
 
     @configurable
     def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0):
@@ -119,15 +114,7 @@ class BaseMaskRCNNHead(nn.Module):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
-    """3x3 convolutions, upsampling by 2 (with the last of `conv_dims`), and a 1x1 convolution.
-
-    Args:
-        input_shape: shape of the region features.
-        num_classes: masks per region; 1 for all classes together.
-        conv_dims: channels of the convolutions and, last, of the upsampling.
-        conv_norm: norm of the convolutions ("": none, but a bias).
-        kwargs: see `BaseMaskRCNNHead`.
-    """
+    """3x3 convolutions, upsampling by 2 (with the last of `conv_dims`), and a 1x1 convolution."""
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, num_classes, conv_dims, conv_norm="", **kwargs):

@@ -30,16 +30,7 @@ __all__ = [
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeads(ROIHeads):
-    """Box and mask heads that share the last stage of a ResNet on pooled features ("C4").
-
-    Args:
-        in_features: the one feature to pool from.
-        pooler: pools it.
-        res5: stage that runs on the pooled features.
-        box_predictor: classes and boxes from its averaged output.
-        mask_head: masks from its output; None for none.
-        kwargs: see `ROIHeads`.
-    """
+    """Box and mask heads that share the last stage of a ResNet on pooled features ("C4")."""
 
     @configurable
     def __init__(
@@ -141,22 +132,7 @@ class Res5ROIHeads(ROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
-    """Box head and mask head, each with its own pooling (Lin et al. 2017).
-
-    Args:
-        box_in_features: features that the box head pools from.
-        box_pooler: pools them.
-        box_head: from pooled to region features.
-        box_predictor: from region features to classes and boxes, see `FastRCNNOutputLayers`.
-        mask_in_features: features of the mask head; None for no masks.
-        mask_pooler: pools them; None hands all features to the head.
-        mask_head: see `BaseMaskRCNNHead`.
-        keypoint_in_features: features of a keypoint head; None for no keypoints.
-        keypoint_pooler: pools them; None hands all features to the head.
-        keypoint_head: a head of yours with the interface of the mask head.
-        train_on_pred_boxes: train the mask head on the refined boxes.
-        kwargs: see `ROIHeads`.
-    """
+    """Box head and mask head, each with its own pooling (Lin et al. 2017)."""
 
     @configurable
     def __init__(

@@ -40,7 +40,8 @@ def sets(tmp_path_factory):
             )  # fmt: skip
     images = [
         {"id": i, "height": 48, "width": 64, "file_name": f"{i:012d}.jpg",
-         "coco_url": f"http://x/train2017/{i:012d}.jpg", "neg_category_ids": [3], "not_exhaustive_category_ids": []} for i in BOXES
+         "coco_url": f"http://x/train2017/{i:012d}.jpg", "neg_category_ids": [3], "not_exhaustive_category_ids": []}
+        for i in BOXES
     ]  # fmt: skip
     categories = [
         {"id": i + 1, "name": w, "frequency": "rcf"[i], "image_count": 2, "instance_count": 2, "synonyms": [w]}

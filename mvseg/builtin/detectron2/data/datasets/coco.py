@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.structures import Boxes, BoxMode, PolygonMasks
+from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import file_lock
 
@@ -179,7 +179,7 @@ def _to_coco_annotation(annotation: dict, where: str) -> dict:
         area = mask_util.area(segmentation).item()
         segmentation = _rle_as_text(segmentation)
     elif segmentation is None:
-        area = Boxes([BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)]).area()[0].item()
+        area = box[2] * box[3]
     else:
         raise TypeError(f"{where}: a segmentation of type {type(segmentation).__name__} is neither polygons nor RLE")
     result = {

@@ -1,20 +1,29 @@
-"""What COCO and LVIS evaluation share: result dicts, recall of proposals, tables."""
+"""What COCO and LVIS evaluation share: collecting predictions, result dicts, recall of proposals, tables."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
+import logging
 import os
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
+
+from .evaluator import DatasetEvaluator
 
 # Ranges of box area in pixels, by name.
 AREA_RANGES = {
@@ -153,3 +162,73 @@ def per_class_table(metric: str, values: dict[str, float]) -> str:
     return tabulate(
         rows, tablefmt="pipe", floatfmt=".3f", headers=["category", metric] * (columns // 2), numalign="left"
     )
+
+
+class InstanceEvaluator(DatasetEvaluator):
+    """Base of the two evaluators: collects "instances" and "proposals", and calls ``_eval_*`` on the first process."""
+
+    _results_file = "instances_results.json"
+
+    def _prepare(self, dataset_name: str, tasks: Any, distributed: bool, output_dir: str | None) -> None:
+        self._logger = logging.getLogger(type(self).__module__)
+        # Long ago the second argument was the config; then the predictions decide.
+        self._tasks = None if isinstance(tasks, CfgNode) else tasks
+        self._distributed, self._output_dir = distributed, output_dir
+        self._metadata, self._cpu_device = MetadataCatalog.get(dataset_name), torch.device("cpu")
+
+    def reset(self) -> None:
+        """Forget the predictions."""
+        self._predictions = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take a batch: outputs hold "instances" or "proposals"."""
+        for record, output in zip(inputs, outputs):
+            parts = {kind: output[kind].to(self._cpu_device) for kind in ("instances", "proposals") if kind in output}
+            if "instances" in parts:
+                parts["instances"] = instances_to_coco_json(parts["instances"], record["image_id"])
+            if parts:
+                self._predictions.append({"image_id": record["image_id"], **parts})
+
+    def _evaluate(self, **options: Any) -> dict[str, Any] | None:
+        """Gather, keep and evaluate; None on processes other than the first. Options go to _eval_predictions."""
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain.from_iterable(comm.gather(predictions, dst=0)))
+        if self._distributed and not comm.is_main_process():
+            return None
+        if not predictions:
+            self._logger.warning("%s has received no predictions", type(self).__name__)
+            return {}
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
+                torch.save(predictions, file)
+        self._results: OrderedDict[str, Any] = OrderedDict()
+        if "proposals" in predictions[0]:
+            self._eval_box_proposals(predictions)
+        if "instances" in predictions[0]:
+            self._eval_predictions(predictions, **options)
+        return copy.deepcopy(self._results)
+
+    def _write_results(self, results: list[dict]) -> bool:
+        """Write the result file if asked for; say whether there is anything to compare with."""
+        if self._output_dir:
+            path = write_json(self._output_dir, self._results_file, results)
+            self._logger.info("results are in %s", path)
+        if not self._do_evaluation:
+            self._logger.info("%s has no annotations, so nothing is evaluated", self._metadata.json_file)
+        return self._do_evaluation
+
+    def _eval_predictions(self, predictions: list[dict], **options: Any) -> None:
+        raise NotImplementedError
+
+    def _recall_of_proposals(self, predictions: list[dict], area: str, limit: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _eval_box_proposals(self, predictions: list[dict]) -> None:
+        save_proposals(self._output_dir, predictions)
+        if self._do_evaluation:
+            recalls = proposal_recalls(lambda **kind: self._recall_of_proposals(predictions, **kind))
+            self._logger.info("Proposal metrics:\n%s", create_small_table(recalls))
+            self._results["box_proposals"] = recalls

@@ -6,33 +6,20 @@ import contextlib
 import copy
 import io
 import itertools
-import logging
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2._missing import missing
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ._instances import (
-    box_proposal_recall,
-    instances_to_coco_json,
-    per_class_table,
-    proposal_recalls,
-    save_proposals,
-    write_json,
-)
-from .evaluator import DatasetEvaluator
+from ._instances import InstanceEvaluator, box_proposal_recall, instances_to_coco_json, per_class_table
 from .fast_eval_api import COCOeval_opt
 
 __all__ = ["COCOEvaluator", "instances_to_coco_json"]
@@ -40,7 +27,7 @@ __all__ = ["COCOEvaluator", "instances_to_coco_json"]
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-class COCOEvaluator(DatasetEvaluator):
+class COCOEvaluator(InstanceEvaluator):
     """Average precision of boxes and masks, or recall of proposals, on any dataset that can be written as COCO json.
 
     Args:
@@ -54,6 +41,8 @@ class COCOEvaluator(DatasetEvaluator):
         allow_cached_coco: reuse an earlier conversion.
     """
 
+    _results_file = "coco_instances_results.json"
+
     def __init__(
         self,
         dataset_name: str,
@@ -66,17 +55,10 @@ class COCOEvaluator(DatasetEvaluator):
         kpt_oks_sigmas: Sequence[float] = (),
         allow_cached_coco: bool = True,
     ) -> None:
-        self._logger = logging.getLogger(__name__)
-        self._distributed = distributed
-        self._output_dir = output_dir
-        self._use_fast_impl = use_fast_impl
-        self._kpt_oks_sigmas = kpt_oks_sigmas
-        self._cpu_device = torch.device("cpu")
-        # Long ago the second argument was the config; then the predictions decide.
-        self._tasks = None if isinstance(tasks, CfgNode) else tasks
+        self._prepare(dataset_name, tasks, distributed, output_dir)
+        self._use_fast_impl, self._kpt_oks_sigmas = use_fast_impl, kpt_oks_sigmas
         limit = 100 if max_dets_per_image is None else max_dets_per_image
         self._max_dets_per_image = [1, 10, limit] if isinstance(limit, int) else list(limit)
-        self._metadata = MetadataCatalog.get(dataset_name)
         if not hasattr(self._metadata, "json_file"):
             if output_dir is None:
                 raise ValueError(
@@ -90,22 +72,6 @@ class COCOEvaluator(DatasetEvaluator):
         # Test sets come without annotations; then the predictions are only written.
         self._do_evaluation = "annotations" in self._coco_api.dataset
 
-    def reset(self) -> None:
-        """Forget the predictions."""
-        self._predictions = []
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take a batch: outputs hold "instances" or "proposals"."""
-        for record, output in zip(inputs, outputs):
-            prediction = {"image_id": record["image_id"]}
-            if "instances" in output:
-                instances = output["instances"].to(self._cpu_device)
-                prediction["instances"] = instances_to_coco_json(instances, record["image_id"])
-            if "proposals" in output:
-                prediction["proposals"] = output["proposals"].to(self._cpu_device)
-            if len(prediction) > 1:
-                self._predictions.append(prediction)
-
     def evaluate(self, img_ids: Sequence[Any] | None = None) -> dict[str, Any]:
         """Evaluate what was processed.
 
@@ -115,25 +81,7 @@ class COCOEvaluator(DatasetEvaluator):
         Returns:
             {"bbox": {"AP": ..., "AP-<class>": ...}, "segm": ..., "box_proposals": ...}, in percent.
         """
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain.from_iterable(comm.gather(predictions, dst=0)))
-            if not comm.is_main_process():
-                return {}
-        if not predictions:
-            self._logger.warning("%s has received no predictions", type(self).__name__)
-            return {}
-        if self._output_dir:
-            PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
-                torch.save(predictions, file)
-        self._results: OrderedDict[str, Any] = OrderedDict()
-        if "proposals" in predictions[0]:
-            self._eval_box_proposals(predictions)
-        if "instances" in predictions[0]:
-            self._eval_predictions(predictions, img_ids=img_ids)
-        return copy.deepcopy(self._results)
+        return self._evaluate(img_ids=img_ids) or {}
 
     def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
         return ["bbox", "segm"] if any("segmentation" in result for result in predictions) else ["bbox"]
@@ -157,10 +105,7 @@ class COCOEvaluator(DatasetEvaluator):
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         tasks = self._tasks or self._tasks_from_predictions(results)
         self._to_dataset_ids(results)
-        if self._output_dir:
-            self._logger.info("results are in %s", write_json(self._output_dir, "coco_instances_results.json", results))
-        if not self._do_evaluation:
-            self._logger.info("%s has no annotations, so nothing is evaluated", self._metadata.json_file)
+        if not self._write_results(results):
             return
         for task in sorted(tasks):
             if task not in ("bbox", "segm"):
@@ -180,12 +125,8 @@ class COCOEvaluator(DatasetEvaluator):
             class_names = self._metadata.get("thing_classes")
             self._results[task] = self._derive_coco_results(coco_eval, task, class_names=class_names)
 
-    def _eval_box_proposals(self, predictions: list[dict]) -> None:
-        save_proposals(self._output_dir, predictions)
-        if self._do_evaluation:
-            recalls = proposal_recalls(lambda **kind: _evaluate_box_proposals(predictions, self._coco_api, **kind))
-            self._logger.info("Proposal metrics:\n%s", create_small_table(recalls))
-            self._results["box_proposals"] = recalls
+    def _recall_of_proposals(self, predictions: list[dict], area: str, limit: int) -> dict[str, Any]:
+        return _evaluate_box_proposals(predictions, self._coco_api, area=area, limit=limit)
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None

@@ -5,25 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from ._instances import box_proposal_recall, instances_to_coco_json, proposal_recalls, save_proposals, write_json
-from .evaluator import DatasetEvaluator
+from ._instances import InstanceEvaluator, box_proposal_recall
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
-class LVISEvaluator(DatasetEvaluator):
+class LVISEvaluator(InstanceEvaluator):
     """Average precision on LVIS by its own rules; the dataset's metadata must have json_file.
 
     Args:
@@ -33,6 +27,8 @@ class LVISEvaluator(DatasetEvaluator):
         output_dir: keeps the predictions.
         max_dets_per_image: limit of detections of an image; None: 300.
     """
+
+    _results_file = "lvis_instances_results.json"
 
     def __init__(
         self,
@@ -45,53 +41,15 @@ class LVISEvaluator(DatasetEvaluator):
     ) -> None:
         from ._lvis_compat import LVIS
 
-        self._logger = logging.getLogger(__name__)
-        self._tasks = None if isinstance(tasks, CfgNode) else tasks
-        self._distributed = distributed
-        self._output_dir = output_dir
+        self._prepare(dataset_name, tasks, distributed, output_dir)
         self._max_dets_per_image = max_dets_per_image
-        self._cpu_device = torch.device("cpu")
-        self._metadata = MetadataCatalog.get(dataset_name)
         self._lvis_api = LVIS(PathManager.get_local_path(self._metadata.json_file))
         # Test sets come without annotations; then the predictions are only written.
         self._do_evaluation = len(self._lvis_api.get_ann_ids()) > 0
 
-    def reset(self) -> None:
-        """Forget the predictions."""
-        self._predictions = []
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take a batch: outputs hold "instances" or "proposals"."""
-        for record, output in zip(inputs, outputs):
-            prediction = {"image_id": record["image_id"]}
-            if "instances" in output:
-                instances = output["instances"].to(self._cpu_device)
-                prediction["instances"] = instances_to_coco_json(instances, record["image_id"])
-            if "proposals" in output:
-                prediction["proposals"] = output["proposals"].to(self._cpu_device)
-            self._predictions.append(prediction)
-
     def evaluate(self) -> Any:
         """Evaluate what was processed: {"bbox": {"AP": ..., "APr": ...}, "segm": ..., "box_proposals": ...}."""
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain.from_iterable(comm.gather(predictions, dst=0)))
-            if not comm.is_main_process():
-                return None
-        if not predictions:
-            self._logger.warning("%s has received no predictions", type(self).__name__)
-            return {}
-        if self._output_dir:
-            PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
-                torch.save(predictions, file)
-        self._results: OrderedDict[str, Any] = OrderedDict()
-        if "proposals" in predictions[0]:
-            self._eval_box_proposals(predictions)
-        if "instances" in predictions[0]:
-            self._eval_predictions(predictions)
-        return copy.deepcopy(self._results)
+        return self._evaluate()
 
     def _tasks_from_predictions(self, predictions: list[dict]) -> tuple[str, ...]:
         masks = any("segmentation" in result for prediction in predictions for result in prediction["instances"])
@@ -106,10 +64,7 @@ class LVISEvaluator(DatasetEvaluator):
             # Without a map the dataset ids are 1..n.
             category = result["category_id"]
             result["category_id"] = original[category] if original else category + 1
-        if self._output_dir:
-            self._logger.info("results are in %s", write_json(self._output_dir, "lvis_instances_results.json", results))
-        if not self._do_evaluation:
-            self._logger.info("%s has no annotations, so nothing is evaluated", self._metadata.json_file)
+        if not self._write_results(results):
             return
         for task in sorted(tasks):
             self._results[task] = _evaluate_predictions_on_lvis(
@@ -120,12 +75,8 @@ class LVISEvaluator(DatasetEvaluator):
                 class_names=self._metadata.get("thing_classes"),
             )
 
-    def _eval_box_proposals(self, predictions: list[dict]) -> None:
-        save_proposals(self._output_dir, predictions)
-        if self._do_evaluation:
-            recalls = proposal_recalls(lambda **kind: _evaluate_box_proposals(predictions, self._lvis_api, **kind))
-            self._logger.info("Proposal metrics:\n%s", create_small_table(recalls))
-            self._results["box_proposals"] = recalls
+    def _recall_of_proposals(self, predictions: list[dict], area: str, limit: int) -> dict[str, Any]:
+        return _evaluate_box_proposals(predictions, self._lvis_api, area=area, limit=limit)
 
 
 def _evaluate_box_proposals(

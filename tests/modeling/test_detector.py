@@ -178,18 +178,32 @@ def test_batch_order_changes_nothing(all_regions: None):
         assert torch.equal(one["instances"].pred_classes, other["instances"].pred_classes)
 
 
-def test_padding_by_a_larger_image_changes_little():
-    """Padding is zero after normalisation; only convolutions near the border can see it."""
-    model = build(text_cfg(MODEL__TIMM__NORM="FrozenBN", MODEL__CENTERNET__NORM="")).eval()
-    small, large = record("det_a", 1, size=(64, 64)), record("det_a", 2, size=(64, 128))
-    features = model.backbone(model.preprocess_image([small]).tensor)["p3"]
-    padded = model.backbone(model.preprocess_image([small, large]).tensor)["p3"][:1, :, :, :8]
-    assert padded.shape == features.shape
-    (result,) = model([small])
-    first, _ = model([small, large])
-    for found in (result["instances"], first["instances"]):
-        assert found.image_size == (64, 64)
-        assert (found.pred_boxes.tensor >= 0).all() and (found.pred_boxes.tensor <= 64).all()
+def test_padding_is_nothing_but_the_mean_colour():
+    """An image padded by the model and one that was padded before give the same maps, losses and proposals."""
+    model, short = build(text_cfg()), record("det_a", 1, size=(50, 60))
+    filled = {**short, "image": model.pixel_mean.reshape(3, 1, 1).repeat(1, 64, 64)}
+    filled["image"][:, :50, :60] = short["image"]
+    filled["instances"] = Instances((64, 64), **short["instances"].get_fields())
+    seen = []
+    for image in (short, filled):
+        with recording({"generator": model.proposal_generator}) as outputs:
+            model.train()([image])
+        seen.append(outputs["generator"])
+    (proposals, losses), (other_proposals, other_losses) = seen
+    assert numbers(losses) == pytest.approx(numbers(other_losses), rel=1e-4)
+    torch.testing.assert_close(
+        proposals[0].proposal_boxes.tensor, other_proposals[0].proposal_boxes.tensor, rtol=1e-4, atol=1e-3
+    )
+    assert (proposals[0].image_size, other_proposals[0].image_size) == ((50, 60), (64, 64))
+
+
+def test_detections_stay_inside_their_own_image():
+    model = build(text_cfg()).eval()
+    torch.nn.init.constant_(model.proposal_generator.centernet_head.bbox_pred.bias, 6.0)
+    with torch.no_grad():
+        first, _ = model([record("det_a", 1, size=(50, 60)), record("det_a", 2, size=(64, 128))])
+    boxes = first["instances"].pred_boxes.tensor
+    assert 55 < float(boxes[:, 2].max()) <= 60 and 45 < float(boxes[:, 3].max()) <= 50
 
 
 def test_permuted_vocabulary_permutes_the_classes():
@@ -383,7 +397,10 @@ def test_bad_configs(changes: dict, message: str):
 def test_text_classifier_needs_embeddings():
     cfg = small_cfg()
     cfg.MODEL.CLASSIFIER.NAME = "text"
-    with pytest.raises(ValueError, match="needs text embeddings"):
+    with pytest.raises(ValueError, match="no dataset is named"):
+        build(cfg)
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
+    with pytest.raises(ValueError, match="card of coco_2017_train names none"):
         build(cfg)
 
 

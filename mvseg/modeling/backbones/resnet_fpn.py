@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import Tensor
+
+
+class FurtherLevels(LastLevelP6P7):
+    """The two levels above a pyramid, in float32 on the CPU.
+
+    A strided bfloat16 convolution of a map of one cell has undefined weight gradients there (torch 2.14, oneDNN: NaN in
+    one of five runs); such maps are what these levels see of small images, and computing them costs next to nothing.
+    """
+
+    def forward(self, c5: Tensor) -> list[Tensor]:
+        """Compute both levels.
+
+        Args:
+            c5: (B, C, H, W) the last level of the pyramid.
+
+        Returns:
+            (B, C, H / 2, W / 2) and (B, C, H / 4, W / 4), sizes rounded up.
+        """
+        if c5.device.type != "cpu":
+            return super().forward(c5)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(c5.float())
 
 
 def build_p67_fpn(cfg: Any, bottom_up: Backbone, in_features: list[str], further_levels: bool = True) -> FPN:
@@ -28,7 +52,7 @@ def build_p67_fpn(cfg: Any, bottom_up: Backbone, in_features: list[str], further
         in_features=in_features,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(channels, channels, in_feature=last) if further_levels else None,
+        top_block=FurtherLevels(channels, channels, in_feature=last) if further_levels else None,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

@@ -162,9 +162,10 @@ def build_classifier(cfg: Any, input_size: int, space: LabelSpace | None) -> Cla
     if node.NAME != "text":
         raise ValueError(f"MODEL.CLASSIFIER.NAME {node.NAME!r}: choose text or linear")
     if space is None or space.embeddings is None:
+        names = "no dataset is named" if space is None else f"the card of {space.datasets[0]} names none"
         raise ValueError(
-            "MODEL.CLASSIFIER.NAME text needs text embeddings: set DATASETS.TRAIN (or MIX) to datasets whose cards "
-            "name an embeddings file, or set MODEL.CLASSIFIER.NAME linear"
+            f"MODEL.CLASSIFIER.NAME text needs text embeddings, but {names}: set DATASETS.TRAIN (or MIX) to datasets "
+            "whose cards name an embeddings file (python -m mvseg.vocabulary embed), or MODEL.CLASSIFIER.NAME linear"
         )
     return TextClassifier(
         input_size,

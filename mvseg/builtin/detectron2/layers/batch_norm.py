@@ -105,8 +105,8 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         shift = self.bias - mean * scale
         # Without any data there is nothing to learn from: total is 0 on all processes at once.
         momentum = self.momentum * total.detach().clamp(max=1)
-        self.running_mean += momentum * (mean.detach() - self.running_mean)
-        self.running_var += momentum * (var.detach() - self.running_var)
+        self.running_mean.lerp_(mean.detach(), momentum)
+        self.running_var.lerp_(var.detach(), momentum)
         return (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(input.dtype)
 
     def _shared_moments(self, x: Tensor, world_size: int) -> tuple[Tensor, Tensor]:

@@ -288,9 +288,8 @@ class FastRCNNOutputLayers(nn.Module):
         sizes = [len(image) for image in proposals]
         if boxes.shape[1] > 4:
             classes = cat([image.gt_classes for image in proposals]).clamp(0, self.num_classes - 1)
-            boxes = boxes.view(len(boxes), self.num_classes, boxes.shape[1] // self.num_classes)[
-                torch.arange(len(boxes)), classes
-            ]
+            per_class = boxes.view(len(boxes), self.num_classes, boxes.shape[1] // self.num_classes)
+            boxes = per_class[torch.arange(len(boxes), device=boxes.device), classes]
         return list(boxes.split(sizes))
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:

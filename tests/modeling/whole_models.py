@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from oracle_numbers import Oracle
 from torch import Tensor
 
 import mvseg.modeling  # noqa: F401  (registers the parts)
 from mvseg.config import get_cfg
+
+WORDS = {"det_a": ["cat", "dog", "bird"], "det_b": ["car", "bus", "cat", "tram"]}
+WIDTH = 8
 
 
 def centernet2_cfg() -> Any:
@@ -84,6 +87,34 @@ def small_cfg(*datasets: str) -> Any:
     cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 7
     cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
     cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = True
+    return cfg
+
+
+def rows_of(words: list[str]) -> Tensor:
+    """A fixed random text embedding for every word."""
+    seeds = [sum(map(ord, word)) for word in words]
+    return torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def record(dataset: str, seed: int, objects: int = 3, masks: bool = False, size: tuple[int, int] = (64, 64)) -> dict:
+    draw = torch.Generator().manual_seed(seed)
+    corner = torch.rand(objects, 2, generator=draw) * 30
+    boxes = torch.cat([corner, corner + 8 + torch.rand(objects, 2, generator=draw) * 20], 1)
+    instances = Instances(size, gt_boxes=Boxes(boxes))
+    instances.gt_classes = torch.randint(len(WORDS[dataset]), (objects,), generator=draw)
+    if masks:
+        instances.gt_masks = BitMasks(torch.rand(objects, *size, generator=draw) > 0.3)
+    image = torch.randint(0, 256, (3, *size), generator=draw, dtype=torch.uint8)
+    kind = "masks" if masks else "boxes"
+    return {"image": image, "image_id": seed, "dataset": dataset, "supervision": kind, "instances": instances}
+
+
+def text_cfg(*names: str, **changes: Any) -> Any:
+    cfg = small_cfg(*(names or WORDS))
+    cfg.MODEL.CLASSIFIER.NAME, cfg.MODEL.CLASSIFIER.LOSS = "text", "sigmoid"
+    cfg.MODEL.CLASSIFIER.BIAS = -4.6
+    for key, value in changes.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
     return cfg
 
 

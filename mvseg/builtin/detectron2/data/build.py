@@ -317,6 +317,16 @@ def _train_loader_from_config(
     }
 
 
+def _mapped(dataset: Any, mapper: Callable | None, sampler: Any, default_sampler: type) -> tuple[Any, Any]:
+    """Wrap records and mapper into one dataset, and choose the sampler if there is none (streams must have none)."""
+    records = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+    mapped = records if mapper is None else MapDataset(records, mapper)
+    is_stream = isinstance(mapped, torchdata.IterableDataset)
+    if is_stream and sampler is not None:
+        raise AssertionError("an iterable dataset has its own order; sampler must be None")
+    return mapped, default_sampler(len(mapped)) if sampler is None and not is_stream else sampler
+
+
 @configurable(from_config=_train_loader_from_config)
 def build_detection_train_loader(
     dataset,
@@ -334,16 +344,8 @@ def build_detection_train_loader(
     Also ``build_detection_train_loader(cfg, mapper=...)``. Args: a list of records or a dataset; the mapper (None: no
     mapping); the sampler (None: TrainingSampler); the rest as in build_batch_data_loader.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        if sampler is not None:
-            raise AssertionError("an iterable dataset has its own order; sampler must be None")
-    elif sampler is None:
-        sampler = TrainingSampler(len(dataset))
-    elif not isinstance(sampler, torchdata.Sampler):
+    dataset, sampler = _mapped(dataset, mapper, sampler, TrainingSampler)
+    if sampler is not None and not isinstance(sampler, torchdata.Sampler):
         raise AssertionError(f"sampler must be a torch Sampler, not {type(sampler).__name__}")
     return build_batch_data_loader(
         dataset,
@@ -386,20 +388,12 @@ def build_detection_test_loader(
 
     Also ``build_detection_test_loader(cfg, dataset_name, mapper=...)``.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        if sampler is not None:
-            raise AssertionError("an iterable dataset has its own order; sampler must be None")
-    elif sampler is None:
-        sampler = InferenceSampler(len(dataset))
+    dataset, sampler = _mapped(dataset, mapper, sampler, InferenceSampler)
     return torchdata.DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         drop_last=False,
         num_workers=num_workers,
-        collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
+        collate_fn=collate_fn or trivial_batch_collator,
     )

@@ -189,22 +189,19 @@ class RandomRotation(Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         """Draw angle and centre."""
-        height, width = image.shape[:2]
-        center = None
         if self.is_range:
-            angle = np.random.uniform(self.angle[0], self.angle[1])
+            angle, center = np.random.uniform(*self.angle), None
             if self.center is not None:
-                (x_low, y_low), (x_high, y_high) = self.center
-                center = (np.random.uniform(x_low, x_high), np.random.uniform(y_low, y_high))
+                center = [np.random.uniform(low, high) for low, high in zip(*self.center)]
         else:
-            angle = np.random.choice(self.angle)
-            if self.center is not None:
-                center = self.center[np.random.choice(len(self.center))]
+            angle, center = np.random.choice(self.angle), self.center
+            if center is not None:
+                center = center[np.random.choice(len(center))]
         if angle % 360 == 0:
             return NoOpTransform()
-        if center is not None:
-            center = (width * center[0], height * center[1])
-        return RotationTransform(height, width, angle, expand=self.expand, center=center, interp=self.interp)
+        height, width = image.shape[:2]
+        middle = None if center is None else (width * center[0], height * center[1])
+        return RotationTransform(height, width, angle, expand=self.expand, center=middle, interp=self.interp)
 
 
 class RandomExtent(Augmentation):

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from enum import Enum, unique
 from typing import Any
 
-import cv2
 import matplotlib.colors as mplc
 import numpy as np
 import torch
 from detectron2._missing import missing
 from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
-from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Polygon, Rectangle
 from PIL import Image
 
+from ._shape_drawer import _LARGE_MASK_AREA_THRESH, ShapeDrawer  # noqa: F401
 from ._visual_parts import GenericMask, VisImage, _PanopticPrediction
 from .colormap import random_color
 from .file_io import PathManager
 
 __all__ = ["ColorMode", "VisImage", "Visualizer"]
 
-# In pixels: below the first, labels move out of the object; components above the second get a label of their own.
+# Labels of objects below this number of pixels are written beside them.
 _SMALL_OBJECT_AREA_THRESH = 1000
-_LARGE_MASK_AREA_THRESH = 120000
 _OFF_WHITE = (1.0, 1.0, 240.0 / 255)
 _BLACK = (0, 0, 0)
 _RED = (1.0, 0, 0)
@@ -58,7 +54,7 @@ def _create_text_labels(
     return labels
 
 
-class Visualizer:
+class Visualizer(ShapeDrawer):
     """Draws on one image; every ``draw_*`` and ``overlay_*`` method returns the VisImage ``self.output``.
 
     Args:
@@ -286,132 +282,6 @@ class Visualizer:
         """Not in the built-in provider."""
         raise missing("structures.Keypoints")
 
-    # ---- single shapes ----------------------------------------------------------------------------------------------
-
-    def _line_width(self, divisor: float = 4) -> float:
-        return max(self._default_font_size / divisor, 1) * self.output.scale
-
-    def draw_text(
-        self,
-        text: str,
-        position: Sequence[float],
-        *,
-        font_size: float | None = None,
-        color: Any = "g",
-        horizontal_alignment: str = "center",
-        rotation: float = 0,
-    ) -> VisImage:
-        """Write on a dark box; position (x, y) is the upper end of the text."""
-        bright = np.maximum(mplc.to_rgb(color), 0.2)
-        bright[np.argmax(bright)] = max(0.8, bright.max())
-        self.output.ax.text(
-            *position,
-            text,
-            size=(font_size or self._default_font_size) * self.output.scale,
-            family="sans-serif",
-            bbox={"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"},
-            verticalalignment="top",
-            horizontalalignment=horizontal_alignment,
-            color=tuple(bright),
-            zorder=10,
-            rotation=rotation,
-        )
-        return self.output
-
-    def draw_box(
-        self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-"
-    ) -> VisImage:
-        """Draw the outline of a box (x0, y0, x1, y1)."""
-        left, top, right, bottom = box_coord
-        rectangle = Rectangle((left, top), right - left, bottom - top, fill=False)
-        rectangle.set(edgecolor=edge_color, linewidth=self._line_width(), alpha=alpha, linestyle=line_style)
-        self.output.ax.add_patch(rectangle)
-        return self.output
-
-    def draw_circle(self, circle_coord: Sequence[float], color: Any, radius: float = 3) -> VisImage:
-        """Draw a filled circle about (x, y)."""
-        self.output.ax.add_patch(Circle(circle_coord, radius=radius, fill=True, color=color))
-        return self.output
-
-    def draw_line(
-        self, x_data: Any, y_data: Any, color: Any, linestyle: str = "-", linewidth: float | None = None
-    ) -> VisImage:
-        """Draw a line through points."""
-        width = max(linewidth if linewidth is not None else self._default_font_size / 3, 1) * self.output.scale
-        self.output.ax.add_line(Line2D(x_data, y_data, linewidth=width, color=color, linestyle=linestyle))
-        return self.output
-
-    def _draw_rgba(self, color: Any, opacity: np.ndarray) -> None:
-        height, width = opacity.shape
-        rgb = np.broadcast_to(mplc.to_rgb(color), (height, width, 3))
-        self.output.show(np.concatenate([rgb, opacity[..., None]], axis=2))
-
-    def draw_binary_mask(
-        self,
-        binary_mask: np.ndarray,
-        color: Any = None,
-        *,
-        edge_color: Any = None,
-        text: str | None = None,
-        alpha: float = 0.5,
-        area_threshold: int | None = 10,
-    ) -> VisImage:
-        """Draw a mask (H, W); parts smaller than area_threshold pixels are left out."""
-        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
-        mask = GenericMask(np.asarray(binary_mask).astype("uint8"), self.output.height, self.output.width)
-        drawn = False
-        if mask.has_holes:
-            # A polygon cannot leave a hole open, so the pixels are drawn.
-            self._draw_rgba(color, mask.mask.astype(float) * alpha)
-            drawn = True
-        else:
-            for polygon in mask.polygons:
-                points = polygon.reshape(-1, 2)
-                if cv2.contourArea(points.astype(np.float32)) >= (area_threshold or 0):
-                    self.draw_polygon(points, color, edge_color=edge_color, alpha=alpha)
-                    drawn = True
-        if text is not None and drawn:
-            self._draw_text_in_mask(mask.mask, text, self._change_color_brightness(color, brightness_factor=0.7))
-        return self.output
-
-    def draw_soft_mask(
-        self, soft_mask: np.ndarray, color: Any = None, *, text: str | None = None, alpha: float = 0.5
-    ) -> VisImage:
-        """Draw a mask of values in [0, 1], (H, W)."""
-        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
-        self._draw_rgba(color, np.asarray(soft_mask) * alpha)
-        if text is not None:
-            lighter = self._change_color_brightness(color, brightness_factor=0.7)
-            self._draw_text_in_mask((np.asarray(soft_mask) > 0.5).astype("uint8"), text, lighter)
-        return self.output
-
-    def draw_polygon(self, segment: np.ndarray, color: Any, edge_color: Any = None, alpha: float = 0.5) -> VisImage:
-        """Draw a filled polygon, points (N, 2)."""
-        if edge_color is None:
-            # A light edge on dark pictures and the other way round is hard to tell apart when nearly opaque.
-            edge_color = self._change_color_brightness(color, brightness_factor=-0.7) if alpha > 0.8 else color
-        self.output.ax.add_patch(
-            Polygon(
-                segment,
-                fill=True,
-                facecolor=(*mplc.to_rgb(color), alpha),
-                edgecolor=(*mplc.to_rgb(edge_color), 1),
-                linewidth=max(self._default_font_size // 15 * self.output.scale, 1),
-            )
-        )
-        return self.output
-
-    def _draw_text_in_mask(self, binary_mask: np.ndarray, text: str, color: Any) -> None:
-        """Label the largest connected part, and every other one that is large."""
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(binary_mask, connectivity=8)
-        if count <= 1:
-            return
-        areas = stats[1:, cv2.CC_STAT_AREA]
-        for part, area in enumerate(areas, start=1):
-            if part == int(areas.argmax()) + 1 or area > _LARGE_MASK_AREA_THRESH:
-                center = np.median((parts == part).nonzero(), axis=1)[::-1]
-                self.draw_text(text, center, color=color)
-
     # ---- colours and conversions ------------------------------------------------------------------------------------
 
     def _class_color(self, number: int, key: str = "thing_colors") -> tuple[float, ...] | None:
@@ -429,14 +299,6 @@ class Visualizer:
         """Return the image in grey, except where the mask (H, W) is true."""
         grey = np.repeat(self.img.mean(axis=2, keepdims=True), 3, axis=2)
         return grey if mask is None else np.where(np.asarray(mask, dtype=bool)[..., None], self.img, grey)
-
-    def _change_color_brightness(self, color: Any, brightness_factor: float) -> tuple[float, ...]:
-        """Scale the lightness of a colour by 1 + brightness_factor (in [-1, 1])."""
-        if not -1.0 <= brightness_factor <= 1.0:
-            raise AssertionError(f"brightness_factor must lie in [-1, 1], not {brightness_factor}")
-        hue, lightness, saturation = colorsys.rgb_to_hls(*mplc.to_rgb(color))
-        lightness = min(max(lightness * (1 + brightness_factor), 0.0), 1.0)
-        return tuple(np.clip(colorsys.hls_to_rgb(hue, lightness, saturation), 0.0, 1.0))
 
     def _convert_boxes(self, boxes: Any) -> np.ndarray:
         return boxes.tensor.detach().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes)

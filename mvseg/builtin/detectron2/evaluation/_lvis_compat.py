@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import types
-from typing import Any
 
-import numpy
 from lvis import LVIS, LVISEval, LVISResults
 
+from ._old_numpy import OldNumpy
+
 __all__ = ["LVIS", "LVISResults", "ModernLVISEval"]
-
-
-class _NumpyWithFloat:
-    """numpy plus the alias ``float`` that numpy 1.24 has removed."""
-
-    float = float
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(numpy, name)
 
 
 def _with_old_numpy(function: types.FunctionType) -> types.FunctionType:
     """Copy a function so that only the copy sees ``np.float``."""
     return types.FunctionType(
         function.__code__,
-        {**function.__globals__, "np": _NumpyWithFloat()},
+        {**function.__globals__, "np": OldNumpy()},
         function.__name__,
         function.__defaults__,
         function.__closure__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 import os
 import tempfile
@@ -16,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ._old_numpy import OldNumpy
 from .evaluator import DatasetEvaluator
 
 
@@ -25,7 +27,12 @@ def _scripts(module: str) -> Any:
     try:
         return importlib.import_module(f"cityscapesscripts.{module}")
     except ImportError as error:
-        raise ImportError("Cityscapes evaluation needs its scripts: python -m pip install cityscapesscripts") from error
+        raise ImportError(f"Cityscapes evaluation: python -m pip install cityscapesscripts ({error})") from error
+
+
+def _write_json(content: dict, path: str) -> None:
+    with open(path, "w") as file:
+        json.dump(content, file, default=lambda value: value.item() if isinstance(value, np.generic) else vars(value))
 
 
 class CityscapesEvaluator(DatasetEvaluator):
@@ -53,6 +60,9 @@ class CityscapesEvaluator(DatasetEvaluator):
     def _configured(self, module: str) -> Any:
         """Return the evaluation module with paths set, and the list of true label images."""
         scripts = _scripts(module)
+        # The scripts (2.3) use a removed name of numpy, and write numpy numbers as json. Only their module is changed.
+        scripts.np = OldNumpy()
+        scripts.writeDict2JSON = _write_json
         scripts.args.predictionPath = os.path.abspath(self._temp_dir)
         scripts.args.predictionWalk = None
         scripts.args.JSONOutput = False

@@ -176,7 +176,7 @@ def test_proposal_network():
 
 def test_models_and_heads_of_users_are_found_by_name():
     @META_ARCH_REGISTRY.register()
-    class ContractModel(nn.Module):
+    class UserModel(nn.Module):
         def __init__(self, cfg):
             super().__init__()
             self.layer = nn.Linear(1, 1)
@@ -185,7 +185,7 @@ def test_models_and_heads_of_users_are_found_by_name():
     def contract_head(cfg, input_shape):
         return input_shape["p2"]
 
-    assert isinstance(build_model(config("MODEL.META_ARCHITECTURE", "ContractModel")), ContractModel)
+    assert isinstance(build_model(config("MODEL.META_ARCHITECTURE", "UserModel")), UserModel)
     assert build_sem_seg_head(config("MODEL.SEM_SEG_HEAD.NAME", "contract_head"), {"p2": "shape"}) == "shape"
 
 

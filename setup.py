@@ -22,6 +22,7 @@ setup(
         "mvseg": ["py.typed"],
         "mvseg.data": ["cards/*.yaml", "cards/*.npy", "cards/*.txt"],
         "mvseg.vocabulary": ["names/*.tsv"],
+        "mvseg.builtin": ["detectron2/data/datasets/names/*.tsv"],
     },
     install_requires=[
         "torch>=2.11",
@@ -39,6 +40,7 @@ setup(
         "tensorboard>=2.18",
         "safetensors>=0.4",
         "pyyaml>=6",
+        "shapely>=2",  # fvcore crops polygons with it
         "tabulate>=0.9",
         "termcolor>=2",
         "cloudpickle>=3",

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import mvseg
+import mvseg  # noqa: F401  (first: it makes detectron2 importable)
 
 # isort: split
 import torch
@@ -23,7 +23,6 @@ from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-import mvseg.modeling  # noqa: F401  (registers the architectures)
 from mvseg.checkpoints import AtomicCheckpointer
 from mvseg.training import Trainer, join_process_group, setup, started_by_torchrun
 

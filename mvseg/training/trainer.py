@@ -17,6 +17,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import nn
 
+import mvseg.modeling  # noqa: F401  (registers the architectures)
 from mvseg.checkpoints import AtomicCheckpointer
 from mvseg.data.loader import build_test_loader, build_train_loader
 from mvseg.evaluation import (

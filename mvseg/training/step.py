@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
@@ -152,6 +153,10 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
+    if isinstance(value, np.ndarray):
+        return plain(torch.as_tensor(value)) if value.dtype.kind in "biuf" else str(value)
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Instances):
         return {"image_size": list(value.image_size), **{k: plain(v) for k, v in value.get_fields().items()}}
     if isinstance(value, Boxes | BitMasks):

@@ -14,6 +14,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from mvseg.checkpoints.readers import translate_weights
+
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"  # the file in OUTPUT_DIR that names the newest checkpoint, as in Detectron2
@@ -169,8 +171,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> Any:
         if filename.endswith((".pth", ".pt")):
             content = torch.load(filename, map_location="cpu", weights_only=True)
-            return content if "model" in content else {"model": content}
-        return super()._load_file(filename)
+            content = content if "model" in content else {"model": content}
+        else:
+            content = super()._load_file(filename)
+        translated = translate_weights(content["model"], self.model.state_dict())
+        if translated is not None:
+            content = {"model": translated, "__author__": "mvseg", "matching_heuristics": True}
+        return content
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         names = set(self.model.state_dict())

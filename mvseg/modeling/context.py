@@ -47,4 +47,5 @@ class BatchContext:
         """
         if values is None:
             return None
-        return values.repeat_interleave(torch.as_tensor(counts, device=values.device), dim=0)
+        repeats = torch.as_tensor(counts, device=values.device)
+        return values.repeat_interleave(repeats, dim=0, output_size=sum(counts))

@@ -120,12 +120,12 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         datasets = [self._dataset_of(record) for record in batched_inputs]
         targets = []
         for record, dataset in zip(batched_inputs, datasets, strict=True):
-            instances = record["instances"].to(self.device)
-            if self.label_space is not None:
+            instances = record["instances"]
+            if self.label_space is not None:  # before the move: a GPU would make the host wait for the checked values
                 fields = dict(instances.get_fields())
                 fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
                 instances = Instances(instances.image_size, **fields)
-            targets.append(instances)
+            targets.append(instances.to(self.device))
         supervision = tuple(
             record.get("supervision") or ("masks" if x.has("gt_masks") else "boxes")
             for record, x in zip(batched_inputs, targets, strict=True)

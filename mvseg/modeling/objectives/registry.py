@@ -98,9 +98,10 @@ class RegionObjective(nn.Module):
 
         Source: our own derivation.
         """
-        if targets.scope is None or bool(targets.scope.all()):
+        if targets.scope is None:
             return None
-        return targets.scope.any(0).nonzero()[:, 0]
+        columns = targets.scope.any(0).nonzero()[:, 0]
+        return None if len(columns) == self.num_classes else columns
 
     def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
         """Compute the losses.

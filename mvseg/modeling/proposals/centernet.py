@@ -181,7 +181,7 @@ class CenterNet(nn.Module):
     def losses(
         self, logits: Tensor, distances: Tensor, targets: CenterNetTargets, context: BatchContext | None = None
     ) -> dict[str, Tensor]:
-        """Compute the weighted losses; positives and locations are averaged over all processes.
+        """Compute the weighted losses; with gradients, positives and locations are averaged over all processes.
 
         Args:
             logits: (M, 1) objectness logits, flattened as the targets are.
@@ -251,7 +251,7 @@ class CenterNet(nn.Module):
         return [self._select(image_boxes, image_scores, size, phase) for image_boxes, image_scores, size in candidates]
 
     def _select(self, boxes: Tensor, probability: Tensor, image_size: tuple[int, int], phase: int) -> Instances:
-        passing = probability > self.score_threshold
+        passing = (probability > self.score_threshold) & boxes.isfinite().all(1)
         boxes, scores = boxes[passing], probability[passing].sqrt()
         keep = batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.long), self.nms_threshold[phase])
         keep = keep[: self.post_nms_topk[phase]]
@@ -272,7 +272,8 @@ def _flatten(maps: Sequence[Tensor]) -> Tensor:
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:
-    if comm.get_world_size() > 1:
+    # Only for training: of a validation loss the processes have different numbers of batches.
+    if torch.is_grad_enabled() and comm.get_world_size() > 1:
         torch.distributed.all_reduce(values)
         values = values / comm.get_world_size()
     return values

@@ -105,22 +105,27 @@ def centernet_targets(
     ranges = torch.as_tensor(size_ranges, dtype=torch.float32, device=device)
     if classes is None:
         classes = [b.new_zeros(len(b), dtype=torch.long) for b in boxes]
-    order = _flattening(grid, len(boxes))
+    starts, heights, widths = _level_tables(grid)
+    order = _flattening(grid, len(boxes), starts, heights * widths)
     centers, center_classes, heatmaps, chosen, distances = [], [], [], [], []
     for image_boxes, image_classes, rows in zip(boxes, classes, order, strict=True):
         half_diagonal = (image_boxes[:, 2:] - image_boxes[:, :2]).norm(dim=1) / 2
         fits = (half_diagonal[:, None] >= ranges[:, 0]) & (half_diagonal[:, None] <= ranges[:, 1])  # (N, L)
         cells = _center_cells(image_boxes, grid)  # (N, L)
         nearness = _relative_distance(image_boxes, cells, grid, min_overlap, min_radius)  # (m, N)
-        centers.append(rows[cells[fits]])
-        center_classes.append(image_classes[fits.nonzero()[:, 0]])
+        objects, levels = fits.nonzero(as_tuple=True)
+        peaks = cells[objects, levels]
+        centers.append(rows[peaks])
+        center_classes.append(image_classes[objects])
         heatmaps.append(_heatmap(nearness, image_classes, num_classes))
-        cell, distance = _box_locations(image_boxes, cells, fits, nearness, grid)
+        around, inside = _neighbours(peaks - starts[levels], heights[levels], widths[levels])
+        around = around + starts[levels, None]
+        cell, distance = _box_locations(image_boxes[objects], objects, around, inside, nearness, grid)
         chosen.append(rows[cell])
         distances.append(distance)
     locations, by_location = torch.cat(chosen).sort()
     flat = torch.cat(order)
-    images = torch.arange(len(boxes), device=device).repeat_interleave(len(grid.points))
+    images = torch.arange(len(boxes), device=device)[:, None].expand(-1, len(grid.points)).flatten()
     return CenterNetTargets(
         centers=torch.cat(centers),
         center_classes=torch.cat(center_classes),
@@ -135,11 +140,16 @@ def _place(values: Tensor, positions: Tensor) -> Tensor:
     return torch.empty_like(values).index_copy_(0, positions, values)
 
 
-def _flattening(grid: Grid, images: int) -> list[Tensor]:
-    """Position of every cell of every image, (m,) each, in the batch's level-major flattening."""
+def _level_tables(grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """First cell, height and width of every level, (L,) int64 each."""
     counts = [h * w for h, w in grid.shapes]
-    starts = torch.tensor([sum(counts[:level]) for level in range(len(counts))], device=grid.levels.device)
-    sizes = torch.tensor(counts, device=grid.levels.device)
+    starts = [sum(counts[:level]) for level in range(len(counts))]
+    table = torch.tensor([starts, *zip(*grid.shapes, strict=True)], device=grid.levels.device)
+    return table[0], table[1], table[2]
+
+
+def _flattening(grid: Grid, images: int, starts: Tensor, sizes: Tensor) -> list[Tensor]:
+    """Position of every cell of every image, (m,) each, in the batch's level-major flattening."""
     cell = torch.arange(len(grid.levels), device=grid.levels.device) - starts[grid.levels]
     return [starts[grid.levels] * images + image * sizes[grid.levels] + cell for image in range(images)]
 
@@ -163,30 +173,49 @@ def _relative_distance(boxes: Tensor, cells: Tensor, grid: Grid, min_overlap: fl
     size = boxes[:, 2:] - boxes[:, :2]
     radius2 = (2 * shrink**2 * size[:, 0] * size[:, 1]).clamp(min=min_radius**2)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    offset = grid.points[:, None, :] - centers[None, :, :]
-    distance2 = offset[..., 0] ** 2 + offset[..., 1] ** 2
-    return (distance2 / radius2).scatter(0, cells.t(), 0.0)
+    distance2 = (grid.points[:, :1] - centers[:, 0]).square_()  # in place: m * N can be ten million
+    distance2 += (grid.points[:, 1:] - centers[:, 1]).square_()
+    return distance2.div_(radius2).scatter_(0, cells.t(), 0.0)
 
 
 def _heatmap(nearness: Tensor, classes: Tensor, num_classes: int | None) -> Tensor:
     """Gaussian of the nearest object, (m, C)."""
-    columns = 1 if num_classes is None else num_classes
-    index = (torch.zeros_like(classes) if num_classes is None else classes).expand(len(nearness), -1)
-    nearest = nearness.new_full((len(nearness), columns), torch.inf)
-    nearest = nearest.scatter_reduce(1, index, nearness, "amin")
+    if num_classes is None and len(classes):
+        nearest = nearness.amin(1, keepdim=True)
+    else:
+        nearest = nearness.new_full((len(nearness), num_classes or 1), torch.inf)
+        nearest = nearest.scatter_reduce(1, classes.expand(len(nearness), -1), nearness, "amin")
     heatmap = torch.exp(-nearest)
     return heatmap * (heatmap >= HEATMAP_FLOOR)
 
 
-def _box_locations(boxes: Tensor, cells: Tensor, fits: Tensor, nearness: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Cells within one step of a fitting object's centre cell and inside its box; the nearest object wins."""
-    if len(boxes) == 0:
-        return cells.new_zeros(0), boxes.new_zeros((0, 4))
-    points, strides = grid.points, grid.strides
-    sides = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], -1)  # (m, N, 4)
-    peak = points[cells][:, grid.levels].transpose(0, 1)  # (m, N, 2) reference point of the centre cell on this level
-    close = ((points[:, None] - peak).abs() <= strides[:, None, None]).all(-1)
-    allowed = close & (sides.amin(-1) > 0) & fits.t()[grid.levels]
-    best, winner = torch.where(allowed, nearness, torch.inf).min(1)
-    cell = best.isfinite().nonzero()[:, 0]
-    return cell, sides[cell, winner[cell]] / strides[cell, None]
+def _neighbours(cells: Tensor, heights: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (P, 9) of the 3 x 3 cells around P cells of maps of these sizes, and bool (P, 9): inside of the map."""
+    steps = torch.arange(-1, 2, device=cells.device)
+    heights, widths = heights[:, None, None], widths[:, None, None]
+    rows = cells[:, None, None] // widths + steps[:, None]
+    columns = cells[:, None, None] % widths + steps
+    inside = (rows >= 0) & (rows < heights) & (columns >= 0) & (columns < widths)
+    return torch.where(inside, rows * widths + columns, 0).flatten(1), inside.flatten(1)
+
+
+def _box_locations(
+    boxes: Tensor, objects: Tensor, cells: Tensor, allowed: Tensor, nearness: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor]:
+    """Allowed cells inside of their boxes, ascending, and the distances to the sides; the nearest object wins.
+
+    Rows are the P pairs of an object and a level fit for it: ``boxes`` (P, 4), ``objects`` (P,) its ``nearness`` column,
+    ``cells`` and ``allowed`` (P, 9).
+    """
+    points = grid.points[cells]  # (P, 9, 2)
+    sides = torch.cat([points - boxes[:, None, :2], boxes[:, None, 2:] - points], -1)
+    taken = (allowed & (sides.amin(-1) > 0)).nonzero(as_tuple=True)
+    cell, sides = cells[taken], sides[taken]
+    order = nearness[cell, objects[taken[0]]].argsort(stable=True)
+    order = order[cell[order].argsort(stable=True)]  # by cell, within a cell the nearest object first
+    cell = cell[order]
+    first = torch.ones_like(cell, dtype=torch.bool)
+    first[1:] = cell[1:] != cell[:-1]
+    order = order[first]
+    cell = cell[first]
+    return cell, sides[order] / grid.strides[cell, None]

@@ -25,6 +25,7 @@ from mvseg.modeling.columns import num_label_columns, training_label_space
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives
 from mvseg.modeling.objectives.region import mask_loss
+from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
 from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
@@ -159,6 +160,8 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         Raises:
             ValueError: in training without targets, or for a kind of supervision that no objective learns from.
         """
+        # Detectron2's poolers round boxes to the precision of the features: bfloat16 to 4 pixels at x = 1000.
+        features = {name: at_least_float32(feature) for name, feature in features.items()}
         if not self.training:
             return self.forward_with_given_boxes(features, self._detect(features, proposals)), {}
         if targets is None:
@@ -237,33 +240,33 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         """Losses of the regions, grouped by objective; groups count in proportion to their regions."""
         owners: list[Any] = [self.objectives[kind] for kind in context.supervision]
         counts = torch.tensor([len(p) for p in proposals], device=hidden.device)
-        images = torch.arange(len(proposals), device=hidden.device).repeat_interleave(counts)
+        images = torch.arange(len(proposals), device=hidden.device)
+        images = images.repeat_interleave(counts, output_size=len(hidden))
         classes = torch.cat([p.gt_classes for p in proposals])
         total: dict[str, Tensor] = {}
         for objective in dict.fromkeys(owners):
-            members = torch.tensor([owner is objective for owner in owners], device=hidden.device)
-            chosen = members[images]
-            whole = bool(members.all())
-            targets = RegionTargets(
-                classes if whole else classes[chosen],
-                images if whole else images[chosen],
-                context.scope,
-                context.weights,
-            )
+            members = [owner is objective for owner in owners]
+            whole = all(members)
+            chosen = slice(None) if whole else torch.tensor(members, device=hidden.device)[images]
+            targets = RegionTargets(classes[chosen], images[chosen], context.scope, context.weights)
             columns = objective.columns(targets)
-            logits = predictor.cls_score(hidden if whole else hidden[chosen], columns)
+            logits = predictor.cls_score(hidden[chosen], columns)
             share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)
             for name, loss in objective.losses(logits, targets, columns).items():
                 total[name] = total.get(name, 0) + share * loss
         return total
 
     def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:
-        """Refined, clipped boxes as regions of the next stage; in training without empty ones."""
+        """Refined, clipped boxes as regions of the next stage; in training without empty ones.
+
+        Boxes that are not finite become empty: a diverged model shows in its losses, on all processes alike.
+        """
         refined = []
         boxes = predictor.refine(deltas, [p.proposal_boxes for p in proposals])
         for before, image_boxes in zip(proposals, boxes, strict=True):
             after = Instances(before.image_size)
-            after.proposal_boxes = Boxes(image_boxes)
+            finite = image_boxes.isfinite().all(1, keepdim=True)
+            after.proposal_boxes = Boxes(torch.where(finite, image_boxes, 0.0))
             after.proposal_boxes.clip(before.image_size)
             after.objectness_logits = before.objectness_logits
             refined.append(after[after.proposal_boxes.nonempty()] if self.training else after)

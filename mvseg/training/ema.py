@@ -41,12 +41,15 @@ class ModelEma:
         """
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
+        averages, values = [], []
         for name, value in model.state_dict().items():
             average = self.shadow[name]
             if average.is_floating_point():
-                average.lerp_(value.to(average.dtype), 1.0 - decay)
+                averages.append(average)
+                values.append(value.to(average.dtype))
             else:  # counters such as num_batches_tracked
                 average.copy_(value)
+        torch._foreach_lerp_(averages, values, 1.0 - decay)  # few large kernels on a GPU
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

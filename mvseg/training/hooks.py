@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 
 from mvseg.checkpoints import AtomicCheckpointer, atomic_file
@@ -36,6 +37,18 @@ class EmaHook(HookBase):
         if self.trainer.iter >= self.trainer.max_iter:  # only then training has ended without an error
             with self.trainer.ema.applied(unwrap(self.trainer.model)):
                 self.trainer.checkpointer.save_model("model_final_ema", iteration=self.trainer.max_iter - 1)
+
+
+class EvaluationHook(EvalHook):
+    """Detectron2's evaluation hook, but a failure or a stop in the last iteration ends without an evaluation.
+
+    A process that failed there would wait for the other processes' results.
+    """
+
+    def after_train(self) -> None:
+        """Evaluate at the end of a complete training."""
+        if self.trainer.iter >= self.trainer.max_iter:  # only then training has ended without an error
+            super().after_train()
 
 
 class BestCheckpoint:

@@ -80,11 +80,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], kind: str, limit: float, 
         norm_type: order of the norm.
     """
     with_gradient = [p for p in parameters if p.grad is not None]
+    if not with_gradient:
+        return
     if kind == "value":
-        for parameter in with_gradient:
-            parameter.grad.clamp_(-limit, limit)  # type: ignore[union-attr]
+        nn.utils.clip_grad_value_(with_gradient, limit)
     elif kind == "norm":
         for parameter in with_gradient:
             nn.utils.clip_grad_norm_(parameter, limit, norm_type)
-    elif with_gradient:
+    else:
         nn.utils.clip_grad_norm_(with_gradient, limit, norm_type)

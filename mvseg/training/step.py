@@ -85,14 +85,26 @@ class TrainingStep(SimpleTrainer):
             losses = self.model(self.batch)
         if isinstance(losses, Tensor):
             losses = {"total_loss": losses}
-        total: Tensor = torch.stack([loss.float() for loss in losses.values()]).sum()
-        if not torch.isfinite(total):
-            raise FloatingPointError(self._report_failure(losses))
+        values = torch.stack([loss.float() for loss in losses.values()])
+        total: Tensor = values.sum()
+        self._check_finite(total.detach(), losses)
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward()
         self.after_backward()
         self._update()
-        self.write_metrics({k: v.detach() for k, v in losses.items()}, data_time, self.iter)
+        values = values.detach().cpu()  # all losses in one copy: each would wait for the GPU
+        self.write_metrics(dict(zip(losses, values, strict=True)), data_time, self.iter)
+
+    def _check_finite(self, total: Tensor, losses: dict[str, Tensor]) -> None:
+        """Stop all processes after the same step, so that none waits for the gradients of one that has stopped."""
+        failures = (~torch.isfinite(total)).float()
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(failures)
+        if not failures:
+            return
+        if torch.isfinite(total):
+            raise FloatingPointError(f"iteration {self.iter}: the loss of another process is not finite; see its message")
+        raise FloatingPointError(self._report_failure(losses))
 
     def _seed(self, part: int) -> None:
         if self.seed is not None:

@@ -31,7 +31,7 @@ from mvseg.evaluation import (
     write_results,
 )
 from mvseg.training.ema import ModelEma
-from mvseg.training.hooks import BestCheckpoint, EmaHook, StopOnSignal, TrainingPictures
+from mvseg.training.hooks import BestCheckpoint, EmaHook, EvaluationHook, StopOnSignal, TrainingPictures
 from mvseg.training.optimizer import build_clipping, build_optimizer
 from mvseg.training.setup import seed_everything
 from mvseg.training.step import TrainingStep, choose_precision
@@ -153,7 +153,7 @@ class Trainer(DefaultTrainer):
             EmaHook() if self.ema is not None else None,
             # Before the evaluation: a failing evaluation loses no weights.
             hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if cfg.DATASETS.TEST else None,
+            EvaluationHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if cfg.DATASETS.TEST else None,
         ]
         if main and cfg.TEST.NUM_PICTURES:
             rgb = cfg.INPUT.FORMAT == "RGB"

@@ -75,15 +75,19 @@ def validation_losses(
     """
     sums: dict[str, float] = {}
     images = 0
-    with frozen_training_mode(model), torch.random.fork_rng(), EventStorage():
+    device = next(model.parameters()).device
+    # Only this process's GPU: asked for its random state, every other one would reserve memory for this process.
+    gpus = [device] if device.type == "cuda" else []
+    with frozen_training_mode(model), torch.random.fork_rng(gpus), EventStorage():
         torch.manual_seed(SEED)
         for batch in loader:
             if dataset is not None:
                 batch = [{**record, "dataset": dataset} for record in batch]
             losses = model(batch)
             images += len(batch)
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(loss) * len(batch)
+            values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # one wait for the GPU
+            for name, loss in zip(losses, values, strict=True):
+                sums[name] = sums.get(name, 0.0) + loss * len(batch)
     parts = comm.all_gather((images, sums))
     images = sum(count for count, _ in parts)
     names = sorted({name for _, part in parts for name in part})

@@ -204,7 +204,7 @@ def _box_locations(
 ) -> tuple[Tensor, Tensor]:
     """Allowed cells inside of their boxes, ascending, and the distances to the sides; the nearest object wins.
 
-    Rows are the P pairs of an object and a level fit for it: ``boxes`` (P, 4), ``objects`` (P,) its ``nearness`` column,
+    Rows are the P pairs of an object and a level fit for it: ``boxes`` (P, 4), ``objects`` (P,) column of ``nearness``,
     ``cells`` and ``allowed`` (P, 9).
     """
     points = grid.points[cells]  # (P, 9, 2)

@@ -103,7 +103,7 @@ class TrainingStep(SimpleTrainer):
         if not failures:
             return
         if torch.isfinite(total):
-            raise FloatingPointError(f"iteration {self.iter}: the loss of another process is not finite; see its message")
+            raise FloatingPointError(f"iteration {self.iter}: the loss of another process is not finite; see its log")
         raise FloatingPointError(self._report_failure(losses))
 
     def _seed(self, part: int) -> None:

@@ -62,3 +62,46 @@ def test_config_is_short_and_says_what_it_is(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ") and len(lines) <= 90
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_published_numbers():
+    """Detic's and CenterNet2's recipes; where a config means to differ, a comment in it says so."""
+    detic = load_config(ROOT / "configs" / "detector" / "BoxSup_LVIS_R50.yaml")
+    coco = load_config(ROOT / "configs" / "detector" / "CenterNet2_R50_COCO.yaml")
+    for cfg in (detic, coco):
+        node = cfg.MODEL.CENTERNET
+        assert (node.PRE_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TRAIN, node.NMS_TH_TRAIN) == (4000, 2000, 0.9)
+        assert (node.PRE_NMS_TOPK_TEST, node.POST_NMS_TOPK_TEST, node.NMS_TH_TEST) == (1000, 256, 0.9)
+        assert (node.POS_WEIGHT, node.NEG_WEIGHT, node.REG_WEIGHT, node.IGNORE_HIGH_FP) == (0.5, 0.5, 1.0, 0.85)
+        assert (node.INFERENCE_TH, node.HM_MIN_OVERLAP, node.MIN_RADIUS, node.NOT_NORM_REG) == (1e-4, 0.8, 4, True)
+        assert (node.HM_FOCAL_ALPHA, node.HM_FOCAL_BETA, node.LOSS_GAMMA, node.SIGMOID_CLAMP) == (0.25, 4, 2, 1e-4)
+        assert [low for low, _ in node.SOI] == [0, 64, 128, 256, 512]
+        assert list(map(list, cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS)) == [
+            [10, 10, 5, 5], [20, 20, 10, 10], [30, 30, 15, 15]
+        ]  # fmt: skip
+        heads = cfg.MODEL.ROI_HEADS
+        assert (heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION, heads.PROPOSAL_APPEND_GT) == (512, 0.25, True)
+        box = cfg.MODEL.ROI_BOX_HEAD
+        assert (box.FC_DIM, box.POOLER_SAMPLING_RATIO, box.POOLER_TYPE, box.SMOOTH_L1_BETA) == (
+            1024,
+            0,
+            "ROIAlignV2",
+            0,
+        )
+        assert box.MULT_PROPOSAL_SCORE
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "value", 1.0)
+    solver = detic.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.IMS_PER_BATCH, solver.MAX_ITER) == ("ADAMW", 2e-4, 64, 90000)
+    assert (solver.WARMUP_ITERS, solver.WARMUP_FACTOR, solver.LR_SCHEDULER_NAME) == (10000, 1e-4, "WarmupCosineLR")
+    assert (solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, solver.WEIGHT_DECAY_BIAS) == (1e-4, 1e-4, None)
+    node = detic.MODEL.CLASSIFIER
+    assert (node.TEMPERATURE, node.NORMALIZE, node.BIAS, node.FED_LOSS_NUM_CLASSES) == (50, True, None, 50)
+    heads = detic.MODEL.ROI_HEADS
+    assert (heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST, heads.MASK_WEIGHT) == (0.02, 0.5, 1.0)
+    assert (detic.TEST.DETECTIONS_PER_IMAGE, detic.INPUT.TRAIN_SIZE, detic.MODEL.BACKBONE.FREEZE_AT) == (300, 640, 0)
+    assert mixture_from_config(detic)[0].repeat_threshold == 0.001
+    solver = coco.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.IMS_PER_BATCH, solver.MAX_ITER) == ("SGD", 0.02, 16, 90000)
+    assert (solver.WARMUP_ITERS, solver.WARMUP_FACTOR, tuple(solver.STEPS)) == (4000, 0.00025, (60000, 80000))
+    assert (coco.MODEL.ROI_HEADS.SCORE_THRESH_TEST, coco.MODEL.ROI_HEADS.NMS_THRESH_TEST) == (0.05, 0.7)

@@ -28,6 +28,7 @@ __all__ = [
     "register_card",
     "register_cards",
     "register_dataset",
+    "release_records",
     "unregister_card",
 ]
 
@@ -44,6 +45,7 @@ class _Entry:
         self.card = card
         self.builtin = builtin
         self._loaded: LoadedDataset | None = None
+        self._released = False  # the records are gone, vocabulary and report are not
         self._words: Vocabulary | None = None  # with embeddings
 
     def loaded(self) -> LoadedDataset:
@@ -54,7 +56,14 @@ class _Entry:
         return self._loaded
 
     def records(self) -> list[dict[str, Any]]:
+        if self._released:
+            self._loaded, self._released = None, False
         return list(self.loaded().records)
+
+    def release(self) -> None:
+        if self._loaded is not None:
+            self._loaded = dataclasses.replace(self._loaded, records=[])
+            self._released = True
 
     def vocabulary(self, embeddings: bool) -> Vocabulary:
         if self._words is not None:
@@ -240,7 +249,8 @@ def get_records(name: str) -> list[dict[str, Any]]:
         name: name of a registered dataset, with or without a card.
 
     Returns:
-        Records in Detectron2's standard form; do not change them, later calls return the same dicts.
+        Records in Detectron2's standard form; do not change them, later calls return the same dicts until
+        :func:`release_records`.
 
     Raises:
         KeyError: if there is no such dataset.
@@ -250,6 +260,16 @@ def get_records(name: str) -> list[dict[str, Any]]:
         return _entries[name].records()
     extra = {"dataset": name, "supervision": card.supervision}
     return [{**extra, **record} for record in DatasetCatalog.get(name)]
+
+
+def release_records(name: str) -> None:
+    """Free the memory of a dataset's records (LVIS: gigabytes per process); later calls read the file again.
+
+    Args:
+        name: name of a dataset; without a card nothing is kept and nothing happens.
+    """
+    if name in _entries:
+        _entries[name].release()
 
 
 def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog, bu
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from mvseg.data.catalog import get_records
+from mvseg.data.catalog import get_records, release_records
 from mvseg.data.mappers import MultiDatasetMapper
 from mvseg.data.mixing import Draw, MixEntry, MixtureSampler, image_shares, mix_bits, mixture_from_config
 from mvseg.data.mixture_report import MixtureReport, forecast
@@ -341,8 +341,11 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper | None = None) -> TrainLo
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )
+    dataset = MappedMixture([entry.name for entry in entries], records, mapper or MultiDatasetMapper(cfg, True))
+    for entry in entries:
+        release_records(entry.name)  # the loader has its own serialised copy, which its workers share
     return TrainLoader(
-        MappedMixture([entry.name for entry in entries], records, mapper or MultiDatasetMapper(cfg, True)),
+        dataset,
         sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         max_bad_images=cfg.DATALOADER.MAX_BAD_IMAGES,

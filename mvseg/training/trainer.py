@@ -166,7 +166,10 @@ class Trainer(DefaultTrainer):
         return built
 
     def _precise_bn(self) -> HookBase:
-        loader, cfg = self.build_train_loader(self.cfg), self.cfg
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # rarely used: no second set of worker processes
+        loader = self.build_train_loader(cfg)
         return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def build_writers(self) -> list[Any]:

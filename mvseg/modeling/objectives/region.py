@@ -54,7 +54,7 @@ def sigmoid_classification_loss(
     Gupta et al. 2019, LVIS (arXiv 1908.03195), as used by Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
     """
     logits = at_least_float32(logits)
-    targets = F.one_hot(positions, logits.shape[1] + 1)[:, :-1].to(logits.dtype)
+    targets = _marked(positions, logits.new_zeros((len(logits), logits.shape[1] + 1)))[:, :-1]
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if scope is not None:
         loss = loss * scope
@@ -87,8 +87,7 @@ def softmax_classification_loss(
     """
     logits = at_least_float32(logits)
     if scope is not None:
-        true = F.one_hot(positions, logits.shape[1]).bool()
-        allowed = F.pad(scope.bool(), (0, 1), value=True) | true
+        allowed = _marked(positions, F.pad(scope.bool(), (0, 1), value=True))
         logits = logits.masked_fill(~allowed, -torch.inf)
     loss = F.cross_entropy(logits, positions, reduction="none")
     importance = torch.ones_like(loss) if class_weights is None else class_weights[positions].to(loss.dtype)
@@ -97,6 +96,11 @@ def softmax_classification_loss(
     if weights is not None:
         loss = loss * weights
     return loss.sum() / normalizer
+
+
+def _marked(positions: Tensor, table: Tensor) -> Tensor:
+    """Put a one (True) at one position of every row, in place; F.one_hot would make int64 numbers first."""
+    return table.scatter_(1, positions[:, None], 1)
 
 
 def box_loss(

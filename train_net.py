@@ -12,6 +12,9 @@ KEY VALUE pairs at the end override the file, for example SOLVER.MAX_ITER 1000 O
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +25,12 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 from mvseg.checkpoints import AtomicCheckpointer
 from mvseg.training import Trainer, join_process_group, setup, started_by_torchrun
+
+logger = logging.getLogger("mvseg.train_net")
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -39,6 +45,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
+        if not cfg.MODEL.WEIGHTS and not args.resume:
+            logger.warning("MODEL.WEIGHTS is empty and --resume is not given: evaluating random weights")
         AtomicCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.evaluate(cfg, model)
         if comm.is_main_process() and cfg.TEST.EXPECTED_RESULTS:
@@ -88,5 +96,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
+def explain(error: BaseException) -> str:
+    """Write an error so that its message stands last and readable.
+
+    Args:
+        error: the error that ended the job.
+
+    Returns:
+        The traceback; below it the message, with what was being done.
+    """
+    if isinstance(error, ProcessRaisedException):
+        return str(error)  # the traceback of the process that failed
+    trace = traceback.TracebackException.from_exception(error)
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError is its repr
+    notes = getattr(error, "__notes__", [])
+    return "\n".join(["".join(trace.format()), f"train_net.py: {type(error).__name__}: {said}", *notes])
+
+
 if __name__ == "__main__":
-    run(parse())
+    arguments = parse()
+    try:
+        run(arguments)
+    except Exception as error:
+        print(explain(error), file=sys.stderr)
+        sys.exit(1)

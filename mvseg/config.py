@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +141,22 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     Raises:
         FileNotFoundError: if the file does not exist.
         KeyError: if the file or the overrides name an unknown key; the message lists the nearest keys.
-        ValueError: if DATASETS.MIX and DATASETS.TRAIN contradict each other, or an override lacks a value.
+        ValueError: if DATASETS.MIX and DATASETS.TRAIN contradict each other, an override lacks a value, or a value has
+            another type than its key.
     """
     cfg = get_cfg()
     if config_file is not None:
         if not Path(config_file).is_file():
             raise FileNotFoundError(f"config file {config_file} does not exist")
         _check_file_keys(cfg, Path(config_file))
-        cfg.merge_from_file(str(config_file))
+        with _clear_mismatch(str(config_file)):
+            cfg.merge_from_file(str(config_file))
     if len(opts) % 2:
         raise ValueError(f"overrides must be KEY VALUE pairs, the last one has no value: {' '.join(opts[-3:])}")
     for key in opts[0::2]:
         _check_key(cfg, key, "command line")
-    cfg.merge_from_list(list(opts))
+    with _clear_mismatch("command line"):
+        cfg.merge_from_list(list(opts))
     resolve_mixture(cfg)
     return cfg
 
@@ -163,9 +168,16 @@ def resolve_mixture(cfg: CN) -> None:
         cfg: the config; untouched if DATASETS.MIX is empty.
 
     Raises:
-        ValueError: if DATASETS.TRAIN is set and names other datasets than DATASETS.MIX.
+        ValueError: if an entry of DATASETS.MIX is no struct with a name, or DATASETS.TRAIN is set and names other
+            datasets.
     """
-    names = tuple(entry.get("name", "") for entry in cfg.DATASETS.MIX)
+    for entry in cfg.DATASETS.MIX:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise ValueError(
+                "DATASETS.MIX: every entry is a struct with the name of its dataset, such as "
+                f"{{name: coco_2017_train, ratio: 1.0}}; got {entry!r}"
+            )
+    names = tuple(entry["name"] for entry in cfg.DATASETS.MIX)
     if not names:
         return
     if cfg.DATASETS.TRAIN and tuple(cfg.DATASETS.TRAIN) != names:
@@ -175,11 +187,41 @@ def resolve_mixture(cfg: CN) -> None:
     cfg.DATASETS.TRAIN = names
 
 
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?P<want>.+?)'> vs\. <class '(?P<got>.+?)'>\) "
+    r"with values \((?P<old>.*) vs\. (?P<new>.*)\) for config key: (?P<key>.*)",
+    re.DOTALL,
+)
+
+
+@contextmanager
+def _clear_mismatch(where: str) -> Iterator[None]:
+    """Say of a value of the wrong type where it stands, what its key expects, and how to write it."""
+    try:
+        yield
+    except ValueError as error:
+        found = _MISMATCH.search(str(error))
+        if found is None:
+            raise
+        want, got, old, new, key = found.group("want", "got", "old", "new", "key")
+        hint = ""
+        if (want, got) == ("float", "int"):
+            hint = f": write {new}.0"
+        elif want in ("tuple", "list"):
+            hint = f": write a list, such as [{repr(new) if got == 'str' else new}]"
+        expected = "a section of keys" if want.endswith("CfgNode") else f"a {want} such as {old}"
+        raise ValueError(f"{where}: {key} is {expected}, not the {got} {new}{hint}") from None
+
+
 def _check_file_keys(cfg: CN, path: Path) -> None:
     """Walk the keys of a YAML file and of its bases before merging, so that the error can name file and nearest key."""
-    tree = yaml.safe_load(path.read_text()) or {}
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: a config file is a mapping of keys, this one holds a {type(tree).__name__}")
+        found = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise ValueError(f"{path}: a config file is a mapping of keys, this one {found}")
     base = tree.pop("_BASE_", None)
     if base:
         base_path = Path(base) if Path(base).is_absolute() else path.parent / base

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +47,9 @@ def activate_detectron2(choice: str | None = None) -> Provider:
         ValueError: if the choice is none of the three.
         ImportError: if "installed" is asked for and there is no Detectron2, or the other provider is already imported.
     """
+    # fvcore still scripts its losses when it is imported; its users can do nothing about that.
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script", category=DeprecationWarning)
     choice = choice or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if choice not in CHOICES:
         raise ValueError(f"{ENVIRONMENT_VARIABLE}={choice!r}: choose one of {', '.join(CHOICES)}")

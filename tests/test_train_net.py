@@ -172,6 +172,24 @@ def test_mistakes_get_an_answer(cards, tmp_path, arguments, error, message):
         run_here(write_config(cards, tmp_path), *arguments)
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_message_stands_last(cards, tmp_path, processes):
+    config = write_config(cards, tmp_path, "DATASETS.TEST", ("tiny_aa",))
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config), "--num-gpus", processes]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 1 and "FutureWarning" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "KeyError: " in last and "no dataset 'tiny_aa'; nearest: tiny_a" in last
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_evaluating_random_weights_is_said(cards, tmp_path, caplog):
+    run_here(write_config(cards, tmp_path, "DATASETS.TEST", ("tiny_a",)), "--eval-only")
+    assert "evaluating random weights" in caplog.text
+
+
 def test_missing_config_file_is_said_by_name(tmp_path, capsys):
     import train_net
 

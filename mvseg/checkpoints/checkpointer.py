@@ -170,7 +170,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> Any:
         if filename.endswith((".pth", ".pt")):
-            content = torch.load(filename, map_location="cpu", weights_only=True)
+            content = _read_tensors(filename)
             content = content if "model" in content else {"model": content}
         else:
             content = super()._load_file(filename)
@@ -188,12 +188,27 @@ class AtomicCheckpointer(DetectionCheckpointer):
         missing = tuple(name for name in missing if name not in {entry[0] for entry in wrong})
         loaded = len(names) - len(missing) - len(wrong)
         self.report = LoadReport(self._loading, loaded, missing, tuple(sorted(incompatible.unexpected_keys)), wrong)
-        if names and loaded <= 0:
+        # Statistics without a value of their own are never reported as missing, so they do not count here.
+        empty = {name for name in names if name.endswith("num_batches_tracked")} | {"pixel_mean", "pixel_std"}
+        if names - empty and not names - empty - {*missing, *(entry[0] for entry in wrong)}:
             raise ValueError(_nothing_fits(self.report, sorted(names)))
         if self.report.complete and not self.report.unexpected:
             logger.info("%s", self.report.describe())
         else:
             logger.warning("%s", self.report.describe())
+
+
+def _read_tensors(filename: str) -> dict[str, Any]:
+    try:
+        content = torch.load(filename, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers of zip, pickle and tensors each fail in their own ways
+        raise ValueError(
+            f"weight file {filename} cannot be read ({type(error).__name__}): it is damaged, no PyTorch file, or holds "
+            "Python objects besides tensors, which are not loaded for safety"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"weight file {filename} holds a {type(content).__name__}, not a dict of tensors")
+    return content
 
 
 def _nothing_fits(report: LoadReport, names: Sequence[str]) -> str:

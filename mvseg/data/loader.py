@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import random
@@ -365,6 +366,16 @@ def _landscape(records: Sequence[Record]) -> np.ndarray:
     return np.array([record.get("width", 0) > record.get("height", 0) for record in records], dtype=bool)
 
 
+def _map_for_test(name: str, mapper: Mapper, record: Record) -> Sample | None:
+    try:
+        return mapper(record)
+    except ImageReadError as error:
+        raise ImageReadError(
+            f"test set {name!r}, image {record.get('image_id')!r}: {error}. Every image counts in the results: repair "
+            "it, or take it out of the annotations"
+        ) from error
+
+
 def build_test_loader(
     cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None = None, with_annotations: bool = False
 ) -> DataLoader[Any]:
@@ -381,4 +392,5 @@ def build_test_loader(
     """
     mapper = mapper or MultiDatasetMapper(cfg, False, with_annotations=with_annotations)
     records = DatasetFromList(load_records(dataset_name), copy=False)
+    mapper = functools.partial(_map_for_test, dataset_name, mapper)
     return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

@@ -51,5 +51,8 @@ def build_evaluator(name: str, output_dir: str | None = None, *, masks: bool = T
     return EVALUATORS[card.evaluator](name, tasks, output_dir)
 
 
-register_evaluator("coco", lambda name, tasks, folder: COCOEvaluator(name, tasks, output_dir=folder))
+# allow_cached_coco=False: annotations that an earlier run left in the folder may be those of other data.
+register_evaluator(
+    "coco", lambda name, tasks, folder: COCOEvaluator(name, tasks, output_dir=folder, allow_cached_coco=False)
+)
 register_evaluator("lvis", lambda name, tasks, folder: PerClassLVISEvaluator(name, tasks, output_dir=folder))

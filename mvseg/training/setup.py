@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import random
+import sys
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from mvseg.config import load_config
 from mvseg.data.catalog import get_card, register_cards
 
 logger = logging.getLogger(__name__)
+
+TERMINAL_LINES = 60  # longer messages (the config, the model, 1203 classes) fill the terminal ...
+TERMINAL_HEAD = 6  # ... of them so many lines are shown
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -32,10 +36,40 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file or None, args.opts)
     choose_device(cfg)
     cfg.freeze()
+    # setup_logger remembers its arguments: these are those of default_setup, which then adds no second handler.
+    for name in ({}, {"name": "mvseg"}):
+        started = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), **name)
+        shorten_terminal(started, f"{cfg.OUTPUT_DIR}/log.txt")
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mvseg")
     prepare_datasets(cfg)
     return cfg
+
+
+class _Shortened(logging.Formatter):
+    def __init__(self, inner: logging.Formatter, log_file: str) -> None:
+        super().__init__()
+        self.inner = inner
+        self.log_file = log_file
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = self.inner.format(record).split("\n")
+        if len(lines) <= TERMINAL_LINES or record.levelno > logging.INFO:
+            return "\n".join(lines)
+        left_out = len(lines) - TERMINAL_HEAD
+        return "\n".join([*lines[:TERMINAL_HEAD], f"... {left_out} more lines are in {self.log_file}"])
+
+
+def shorten_terminal(target: logging.Logger, log_file: str) -> None:
+    """Let a logger write only the beginning of long messages (configs, models, tables) to the terminal.
+
+    Args:
+        target: logger with Detectron2's handlers; those that write to the terminal are changed, files get every line.
+        log_file: where the whole message is found.
+    """
+    for handler in target.handlers:
+        terminal = isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
+        if terminal and handler.formatter is not None and not isinstance(handler.formatter, _Shortened):
+            handler.setFormatter(_Shortened(handler.formatter, log_file))
 
 
 def prepare_datasets(cfg: CfgNode) -> None:

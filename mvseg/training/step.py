@@ -74,15 +74,15 @@ class TrainingStep(SimpleTrainer):
         """Train on one batch.
 
         Raises:
-            FloatingPointError: if a loss is NaN or infinite; the inputs are saved before.
+            FloatingPointError: if a loss is NaN or infinite, or numbers inside the model are; the inputs are saved
+                before.
         """
         start = time.perf_counter()
         self._seed(0)  # a loader without worker processes may draw from this process's generators
         self.batch = next(self._data_loader_iter)
         self._seed(1)
         data_time = time.perf_counter() - start
-        with torch.autocast(self.device_type, self.precision, enabled=self.precision is not None):
-            losses = self.model(self.batch)
+        losses = self._forward()
         if isinstance(losses, Tensor):
             losses = {"total_loss": losses}
         values = torch.stack([loss.float() for loss in losses.values()])
@@ -106,6 +106,19 @@ class TrainingStep(SimpleTrainer):
             raise FloatingPointError(f"iteration {self.iter}: the loss of another process is not finite; see its log")
         raise FloatingPointError(self._report_failure(losses))
 
+    def _forward(self) -> Any:
+        try:
+            with torch.autocast(self.device_type, self.precision, enabled=self.precision is not None):
+                return self.model(self.batch)
+        except Exception as error:  # numbers that are not finite make models fail in many ways before there is a loss
+            if isinstance(error, FloatingPointError):
+                raise FloatingPointError(self._report_failure({}, str(error))) from error
+            broken = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
+            if broken:
+                found = f"{len(broken)} parameters are not finite, such as {broken[0]}"
+                raise FloatingPointError(self._report_failure({}, found)) from error
+            raise
+
     def _seed(self, part: int) -> None:
         if self.seed is not None:
             seed_everything(self.seed, comm.get_rank(), self.iter, part)
@@ -117,11 +130,12 @@ class TrainingStep(SimpleTrainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _report_failure(self, losses: dict[str, Tensor]) -> str:
+    def _report_failure(self, losses: dict[str, Tensor], found: str = "") -> str:
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         bad = [f"{name} = {value}" for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
         images = ", ".join(str(record.get("file_name", record.get("image_id", "?"))) for record in self.batch)
-        message = f"iteration {self.iter}: {', '.join(bad) or 'the sum of the losses'} is not finite; images: {images}"
+        found = found or f"{', '.join(bad) or 'the sum of the losses'} is not finite"
+        message = f"iteration {self.iter}: {found}; images: {images}"
         if self.output_dir is None:
             return message
         suffix = f"_rank{comm.get_rank()}" if comm.get_rank() else ""

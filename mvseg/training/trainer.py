@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from mvseg.evaluation import (
 from mvseg.training.ema import ModelEma
 from mvseg.training.hooks import BestCheckpoint, EmaHook, EvaluationHook, StopOnSignal, TrainingPictures
 from mvseg.training.optimizer import build_clipping, build_optimizer
+from mvseg.training.parts import check_test_sets, report_unreadable, unregistered_part
 from mvseg.training.setup import seed_everything
 from mvseg.training.step import TrainingStep, choose_precision
 from mvseg.training.validation import trained_as, validation_losses
@@ -60,6 +62,7 @@ class Trainer(DefaultTrainer):
         self.seed: int = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         seed_everything(self.seed)
         model = self.build_model(cfg)
+        check_test_sets(cfg, model)
         self.ema = ModelEma(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = self._build_step(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, self._trainer.optimizer)
@@ -77,13 +80,14 @@ class Trainer(DefaultTrainer):
         if report is not None:
             logger.info("The mixture:\n%s", report.table())
         device = next(model.parameters()).device
-        # Heads without a supervised image in a batch get no gradient, therefore find_unused_parameters.
-        wrapped = create_ddp_model(
-            model,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-            device_ids=[device.index] if device.type == "cuda" else None,
-        )
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # broadcast_buffers has a newer name
+            # Heads without a supervised image in a batch get no gradient, therefore find_unused_parameters.
+            wrapped = create_ddp_model(
+                model,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+                device_ids=[device.index] if device.type == "cuda" else None,
+            )
         wrapped.train()
         return TrainingStep(
             wrapped,
@@ -136,6 +140,9 @@ class Trainer(DefaultTrainer):
             The last evaluation as :meth:`evaluate` gives it; empty on other processes than the main one.
         """
         super().train()
+        report_unreadable(self._trainer.data_loader)
+        if comm.is_main_process():
+            logger.info("Weights, results, pictures, and curves for tensorboard --logdir: %s", self.cfg.OUTPUT_DIR)
         return self._results
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -291,6 +298,27 @@ class Trainer(DefaultTrainer):
             The evaluator.
         """
         return build_evaluator(dataset_name, str(cls._folder(cfg, dataset_name)), masks=cfg.MODEL.MASK_ON)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model that MODEL describes.
+
+        Args:
+            cfg: the config.
+
+        Returns:
+            The model.
+
+        Raises:
+            KeyError: if a part is not registered; the message names the config key and the nearest names.
+        """
+        try:
+            return super().build_model(cfg)
+        except KeyError as error:
+            message = unregistered_part(cfg, error)
+            if message is None:
+                raise
+            raise KeyError(message) from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

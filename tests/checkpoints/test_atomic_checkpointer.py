@@ -93,5 +93,22 @@ def test_a_file_of_another_model_is_an_error(tmp_path):
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"model": Net().state_dict(), "extra": Net()}, tmp_path / "code.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"code.pth cannot be read.*not loaded for safety") as caught:
         AtomicCheckpointer(Net()).load(str(tmp_path / "code.pth"))
+    assert isinstance(caught.value.__cause__, pickle.UnpicklingError)
+
+
+def test_a_file_that_is_no_weight_file_is_said_by_name(tmp_path):
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match=r"text.pth cannot be read.*damaged"):
+        AtomicCheckpointer(Net()).load(str(tmp_path / "text.pth"))
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list.pth holds a list"):
+        AtomicCheckpointer(Net()).load(str(tmp_path / "list.pth"))
+
+
+def test_statistics_alone_are_no_fitting_weights(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    torch.save({"model": {"foreign": torch.zeros(3)}}, tmp_path / "foreign.pth")
+    with pytest.raises(ValueError, match=r"foreign.pth: nothing in this file fits"):
+        AtomicCheckpointer(model).load(str(tmp_path / "foreign.pth"))

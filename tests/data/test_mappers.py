@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import draw_records
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from drawn_records import draw_records
 
 from mvseg.config import get_cfg
 from mvseg.data.mappers import MultiDatasetMapper

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from mvseg.data import get_records, register_dataset
+from mvseg.data.catalog import get_card, unregister_card
 from mvseg.evaluation import PerClassLVISEvaluator, PictureEvaluator, build_evaluator, evaluate_dataset, vocabulary_of
 from mvseg.evaluation.evaluators import EVALUATORS, register_evaluator
 
@@ -165,3 +166,25 @@ def test_a_model_without_vocabularies_is_left_as_it_is(sets):
     with vocabulary_of(model, "eval_coco"):
         pass
     assert MetadataCatalog.get("eval_coco").thing_classes == list(WORDS)
+
+
+def test_annotations_left_by_an_earlier_run_are_not_used_again(sets, tmp_path):
+    name = "eval_stale"
+    card = get_card("eval_coco")
+    for words in (["ant", "bee", "cow"], ["cow", "bee", "ant"]):  # other order, so the file itself cannot be used
+        register_dataset(
+            name=name,
+            format="coco",
+            image_root=card.image_root,
+            annotations=card.annotations,
+            vocabulary=["bee", "ant", "cow"],
+            aliases=dict(zip(WORDS, words)),
+        )
+        try:
+            build_evaluator(name, str(tmp_path))
+        finally:
+            unregister_card(name)
+        content = json.loads((tmp_path / f"{name}_coco_format.json").read_text())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        found = [names[annotation["category_id"]] for annotation in content["annotations"]]
+        assert found == [words[0], words[1], words[0]]

@@ -108,7 +108,7 @@ def test_every_test_set_has_its_own_words_and_one_summary(cards, tmp_path, caplo
     with caplog.at_level(logging.INFO, logger="mvseg"):
         trainer, _ = train(cfg)
     model = trainer.model
-    assert model.asked == [["square", "disk"], ["disc", "star", "cross"]] * 4  # plain and EMA, at 3 and at 6
+    assert model.asked == [["square", "disk"], ["disc", "star", "cross"]] * 5  # before; plain and EMA, at 3 and at 6
     assert model.words == ["none"]
 
     content = json.loads((tmp_path / "results.json").read_text())

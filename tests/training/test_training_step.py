@@ -50,6 +50,43 @@ def test_gradients_are_clipped_after_unscaling(precision):
     assert model.value.tolist() == pytest.approx([-0.2, 0.2, 0.0], rel=1e-3)
 
 
+class Failing(Weight):
+    """Fails before there is a loss, as models do whose numbers are not finite."""
+
+    def forward(self, batch):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "weight", "message"),
+    [
+        (FloatingPointError("boxes are NaN"), 0.0, r"iteration 0: boxes are NaN; images: 7.*SOLVER.BASE_LR"),
+        (IndexError("anything"), float("nan"), r"iteration 0: 1 parameters are not finite, such as value; images: 7"),
+    ],
+)
+def test_divergence_inside_the_model_saves_the_inputs(tmp_path, error, weight, message):
+    model = Failing()
+    model.error = error
+    torch.nn.init.constant_(model.value, weight)
+    batch = [{"image_id": 7}]
+    step = TrainingStep(model, iter([batch]), torch.optim.SGD(model.parameters(), lr=1.0), output_dir=tmp_path)
+    step.iter = 0
+    with pytest.raises(FloatingPointError, match=message) as caught:
+        step.run_step()
+    assert caught.value.__cause__ is error
+    assert torch.load(tmp_path / "nan_inputs.pt", weights_only=True)["batch"] == batch
+
+
+def test_other_errors_of_the_model_stay_as_they_are(tmp_path):
+    model = Failing()
+    model.error = IndexError("anything")
+    step = TrainingStep(model, iter([[{}]]), torch.optim.SGD(model.parameters(), lr=1.0), output_dir=tmp_path)
+    step.iter = 0
+    with pytest.raises(IndexError, match="anything"):
+        step.run_step()
+    assert not list(tmp_path.iterdir())
+
+
 def test_precision_names():
     assert choose_precision("float16") == torch.float16
     with pytest.raises(ValueError, match=r"SOLVER.AMP.DTYPE 'fp16'.*bfloat16, float16"):

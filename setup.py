@@ -14,7 +14,6 @@ setup(
     description="Train one detector or segmenter from many datasets, then detect and segment with any words",
     long_description=Path("README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_namespace_packages(include=["mvseg", "mvseg.*"]),
     include_package_data=True,

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from torch.utils._python_dispatch import TorchDispatchMode
 from whole_models import build, record, recording, small_cfg
 
+from mvseg.modeling.objectives.region import sigmoid_classification_loss, softmax_classification_loss
 from mvseg.modeling.proposals.centernet_targets import centernet_targets, make_grid
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -89,3 +90,21 @@ def test_targets_of_many_boxes_need_one_number_per_cell_and_box():
     with Largest() as largest:
         centernet_targets([boxes], None, grid, size_ranges=SIZE_RANGES)
     assert largest.numel <= 100 * len(grid.points)
+
+
+@pytest.mark.parametrize("loss", [sigmoid_classification_loss, softmax_classification_loss])
+def test_class_targets_take_no_int64_table(loss: Any):
+    """4,000 regions times 22,000 columns of int64 would be 700 MB in each stage."""
+    made = []
+
+    class Types(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            made.extend(v for v in [result] if isinstance(v, torch.Tensor) and v.dtype == torch.int64)
+            return result
+
+    background = loss is softmax_classification_loss
+    logits, positions = torch.randn(6, 50 + background), torch.arange(6) * 10
+    with Types():
+        loss(logits, positions, scope=torch.ones(6, 50, dtype=torch.bool))
+    assert max((table.numel() for table in made), default=0) <= 6

@@ -98,10 +98,9 @@ class RegionObjective(nn.Module):
 
         Source: our own derivation.
         """
-        if targets.scope is None:
+        if targets.scope is None or bool(targets.scope.all()):
             return None
-        columns = targets.scope.any(0).nonzero()[:, 0]
-        return None if len(columns) == self.num_classes else columns
+        return targets.scope.any(0).nonzero()[:, 0]
 
     def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
         """Compute the losses.

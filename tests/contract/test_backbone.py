@@ -12,7 +12,7 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone import FPN, Backbone, BasicStem, BottleneckBlock, ResNet, SwinTransformer
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from detectron2.modeling.backbone.resnet import BasicBlock, DeformBottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 
@@ -100,23 +100,6 @@ def test_block_without_branch_is_its_shortcut():
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(1, 4, 5, 5)
     torch.testing.assert_close(block(x), x.relu())
-
-
-@pytest.mark.parametrize("modulated", [False, True])
-def test_deformable_bottleneck_starts_as_a_bottleneck(modulated):
-    options = {"bottleneck_channels": 4, "norm": "FrozenBN", "stride": 2}
-    try:
-        block = DeformBottleneckBlock(8, 16, deform_modulated=modulated, **options)
-    except ImportError as error:
-        pytest.skip(str(error).splitlines()[0])
-    plain = BottleneckBlock(8, 16, **options)
-    plain.load_state_dict({n: t for n, t in block.state_dict().items() if "offset" not in n})
-    if modulated:
-        # Sample weights start at sigmoid(0).
-        plain.conv2.weight.data /= 2
-    x = torch.randn(1, 8, 6, 6)
-    torch.testing.assert_close(block(x), plain(x), rtol=1e-4, atol=1e-5)
-    assert not block.conv2_offset.weight.any()
 
 
 class Pyramid(Backbone):

@@ -1,4 +1,4 @@
-"""COCO evaluation: hand-made detections with known AP, and proposal recall."""
+"""COCO evaluation: hand-made detections with known AP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from detectron2.evaluation import (
     verify_results,
 )
 from detectron2.evaluation.coco_evaluation import (
-    _evaluate_box_proposals,
     _evaluate_predictions_on_coco,
     instances_to_coco_json,
 )
@@ -178,25 +177,6 @@ def test_size_of_a_mask_is_not_that_of_its_box(dataset):
     assert np.array_equal(stats, plain.stats)
 
 
-def test_proposal_recall_by_hand(dataset):
-    proposals = Instances((100, 100))
-    # IoU with the two boxes of image 2: 1 (and 0.5 as a second claim on the same box), 0.75.
-    proposals.proposal_boxes = Boxes(torch.tensor([[10.0, 10, 30, 30], [10, 10, 30, 50], [60, 10, 90, 32.5]]))
-    proposals.objectness_logits = torch.tensor([3.0, 2.0, 1.0])
-    prediction = [{"image_id": 2, "proposals": proposals}]
-    recall = _evaluate_box_proposals(prediction, COCO(dataset))
-    assert recall["num_pos"] == 2 and torch.allclose(recall["gt_overlaps"], torch.tensor([0.75, 1.0]))
-    assert torch.allclose(recall["recalls"], torch.tensor([1.0] * 6 + [0.5] * 4))
-    assert recall["ar"].item() == pytest.approx(0.8)
-    assert _evaluate_box_proposals(prediction, COCO(dataset), limit=2)["ar"].item() == pytest.approx(0.5)
-    assert _evaluate_box_proposals(prediction, COCO(dataset), area="medium")["num_pos"] == 0
-    evaluator = COCOEvaluator(NAME, use_fast_impl=False)
-    evaluator.reset()
-    evaluator.process([{"image_id": 2}], [{"proposals": proposals}])
-    assert evaluator.evaluate()["box_proposals"]["ARs@100"] == pytest.approx(80)
-
-
-@only_builtin
 def test_the_fast_evaluation_is_a_class_of_its_own():
     from detectron2.evaluation.fast_eval_api import COCOeval_opt
 

@@ -18,7 +18,6 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
-    load_proposals_into_dataset,
 )
 from detectron2.data import transforms as T
 from detectron2.data.build import (
@@ -223,21 +222,3 @@ def test_aspect_ratio_groups():
     records = [{"width": w, "height": 5, "id": i} for i, w in enumerate([9, 2, 8, 5, 7, 6, 1])]
     groups = [[record["id"] for record in batch] for batch in AspectRatioGroupedDataset(records, 2)]
     assert groups == [[0, 2], [1, 3], [4, 5]]
-
-
-def test_proposals_from_a_file(tmp_path):
-    import pickle
-
-    path = tmp_path / "proposals.pkl"
-    boxes = np.array([[0.0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3]])
-    content = {
-        "ids": [8, 5],
-        "boxes": [boxes[:1], boxes],
-        "objectness_logits": [np.ones(1), np.array([0.1, 0.3, 0.2])],
-        "bbox_mode": 0,
-    }
-    path.write_bytes(pickle.dumps(content, protocol=2))
-    (record,) = load_proposals_into_dataset([{"image_id": 5}], str(path))
-    assert np.array_equal(record["proposal_boxes"], boxes[[1, 2, 0]])
-    assert np.allclose(record["proposal_objectness_logits"], [0.3, 0.2, 0.1])
-    assert record["proposal_bbox_mode"] == BoxMode.XYXY_ABS

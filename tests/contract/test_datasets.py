@@ -14,12 +14,11 @@ from detectron2.data.datasets import (
     load_lvis_json,
     load_sem_seg,
     register_coco_instances,
-    register_coco_panoptic_separated,
-    register_pascal_voc,
+    register_coco_panoptic,
 )
-from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES, _get_builtin_metadata
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_metadata
 from detectron2.data.datasets.coco import convert_to_coco_dict
-from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json, merge_to_panoptic
+from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -220,22 +219,6 @@ VOC_XML = """<annotation><size><width>20</width><height>10</height></size>
 </annotation>"""
 
 
-def test_voc_records(tmp_path, names):
-    for folder in ("Annotations", "ImageSets/Main"):
-        (tmp_path / folder).mkdir(parents=True)
-    for stem in ("x1", "x2"):
-        (tmp_path / "Annotations" / f"{stem}.xml").write_text(VOC_XML)
-    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("x1\nx2\n")
-    name = names()
-    register_pascal_voc(name, str(tmp_path), "val", 2012, ["cat", "dog"])
-    record, second = DatasetCatalog.get(name)
-    assert second["image_id"] == "x2"
-    assert (record["image_id"], record["height"], record["width"]) == ("x1", 10, 20)
-    (anno,) = record["annotations"]
-    assert anno == {"category_id": 1, "bbox": [2.0, 1.0, 11.0, 8.0], "bbox_mode": BoxMode.XYXY_ABS}
-    assert MetadataCatalog.get(name).year == 2012 and MetadataCatalog.get(name).thing_classes == ["cat", "dog"]
-
-
 def test_panoptic_records(tmp_path, names):
     meta = {"thing_dataset_id_to_contiguous_id": {1: 0}, "stuff_dataset_id_to_contiguous_id": {5: 1}}
     segments = [{"id": 1, "category_id": 1, "area": 3}, {"id": 2, "category_id": 5, "area": 4}]
@@ -246,15 +229,12 @@ def test_panoptic_records(tmp_path, names):
     (record,) = load_coco_panoptic_json(str(tmp_path / "p.json"), str(tmp_path), str(tmp_path), meta)
     assert record["image_id"] == 7 and record["pan_seg_file_name"].endswith("7.png")
     assert [(s["category_id"], bool(s["isthing"])) for s in record["segments_info"]] == [(0, True), (1, False)]
-    merged = merge_to_panoptic(
-        [{"file_name": "a", "annotations": []}],
-        [{"file_name": "b", "sem_seg_file_name": "c"}, {"file_name": "a", "sem_seg_file_name": "d"}],
-    )
-    assert merged == [{"file_name": "a", "annotations": [], "sem_seg_file_name": "d"}]
     name = names()
-    register_coco_panoptic_separated(name, {}, "i", "p", "p.json", "s", "i.json")
-    assert {f"{name}_separated", f"{name}_stuffonly"} <= set(DatasetCatalog.list())
-    assert MetadataCatalog.get(f"{name}_stuffonly").evaluator_type == "sem_seg"
+    register_coco_panoptic(name, meta, str(tmp_path), str(tmp_path), str(tmp_path / "p.json"), "i.json")
+    assert DatasetCatalog.get(name) == [record]
+    registered = MetadataCatalog.get(name)
+    assert registered.evaluator_type == "coco_panoptic_seg" and registered.label_divisor == 1000
+    assert registered.panoptic_json == str(tmp_path / "p.json") and registered.json_file == "i.json"
 
 
 def test_well_known_names_are_registered():
@@ -264,15 +244,9 @@ def test_well_known_names_are_registered():
         "coco_2014_minival",
         "coco_2017_val_panoptic",
         "lvis_v1_val",
-        "voc_2007_test",
-        "ade20k_sem_seg_val",
-        "cityscapes_fine_instance_seg_val",
-        "cityscapes_fine_panoptic_train",
+        "lvis_v1_test_dev",
     }
     assert expected <= set(DatasetCatalog.list())
-    ade = MetadataCatalog.get("ade20k_sem_seg_val")
-    assert len(ade.stuff_classes) == 150 and ade.stuff_classes[12] == "person" and ade.ignore_label == 255
-    assert len(ADE20K_SEM_SEG_CATEGORIES) == 150
 
 
 def test_coco_categories():
@@ -280,26 +254,7 @@ def test_coco_categories():
     assert all(len(c["color"]) == 3 and min(c["color"]) >= 0 and max(c["color"]) <= 255 for c in COCO_CATEGORIES)
     coco = _get_builtin_metadata("coco")
     assert coco["thing_classes"][-1] == "toothbrush" and coco["thing_dataset_id_to_contiguous_id"][90] == 79
-    separated = _get_builtin_metadata("coco_panoptic_separated")
-    assert len(separated["stuff_classes"]) == 54 and separated["stuff_dataset_id_to_contiguous_id"][92] == 1
     joint = _get_builtin_metadata("coco_panoptic_standard")
     assert joint["stuff_dataset_id_to_contiguous_id"][92] == 80 and joint["thing_classes"] == joint["stuff_classes"]
     with pytest.raises(KeyError):
         _get_builtin_metadata("nothing")
-
-
-@only_builtin
-def test_cityscapes_instances_from_the_id_images(tmp_path):
-    from detectron2.data.datasets.cityscapes import load_cityscapes_instances
-
-    ids = np.full((12, 20), 7, np.uint16)
-    ids[2:6, 3:9] = 26001
-    ids[7:11, 10:18] = 24
-    for folder in ("images/aachen", "gt/aachen"):
-        (tmp_path / folder).mkdir(parents=True)
-    Image.fromarray(np.zeros((12, 20, 3), np.uint8)).save(tmp_path / "images/aachen/aachen_0_1_leftImg8bit.png")
-    Image.fromarray(ids).save(tmp_path / "gt/aachen/aachen_0_1_gtFine_instanceIds.png")
-    (record,) = load_cityscapes_instances(str(tmp_path / "images"), str(tmp_path / "gt"), to_polygons=False)
-    group, car = record["annotations"]
-    assert (group["category_id"], group["iscrowd"]) == (0, True) and (car["category_id"], car["iscrowd"]) == (2, False)
-    assert car["bbox"] == [3, 2, 8, 5] and mask_util.area(car["segmentation"]) == 24

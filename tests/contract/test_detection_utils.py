@@ -132,29 +132,6 @@ def test_empty_instances_are_dropped():
     assert utils.filter_empty_instances(instances, by_mask=False).gt_classes.tolist() == [0, 2]
 
 
-def test_proposals_are_transformed_filtered_and_cut():
-    record = {
-        "proposal_boxes": np.array([[0.0, 0, 10, 10], [60, 60, 70, 70], [10, 10, 20, 30], [20, 20, 40, 40]]),
-        "proposal_bbox_mode": BoxMode.XYXY_ABS,
-        "proposal_objectness_logits": np.array([4.0, 3.0, 2.0, 1.0]),
-    }
-    utils.transform_proposals(record, (50, 50), T.TransformList([T.HFlipTransform(50)]), proposal_topk=2)
-    assert torch.equal(record["proposals"].proposal_boxes.tensor, torch.tensor([[40.0, 0, 50, 10], [30, 10, 40, 30]]))
-    assert record["proposals"].objectness_logits.tolist() == [4.0, 2.0]
-    assert list(record) == ["proposals"]
-
-
-def test_crops_around_an_instance_contain_its_centre():
-    np.random.seed(0)
-    for _ in range(50):
-        crop = utils.gen_crop_transform_with_instance((16, 12), (40, 50), annotation())
-        assert (crop.h, crop.w) == (16, 12)
-        assert crop.x0 <= 25 <= crop.x0 + 12 and crop.y0 <= 25 <= crop.y0 + 16
-        assert 0 <= crop.x0 <= 38 and 0 <= crop.y0 <= 24
-    with pytest.raises(AssertionError):
-        utils.gen_crop_transform_with_instance((41, 12), (40, 50), annotation())
-
-
 @pytest.fixture
 def two_datasets():
     names = ["contract_utils_a", "contract_utils_b"]

@@ -401,14 +401,6 @@ def test_precise_bn_averages_the_batches():
     torch.testing.assert_close(model[0].running_mean, torch.cat(batches).mean(0))
 
 
-def test_torch_profiler(tmp_path):
-    trainer = simple_trainer()
-    trainer.register_hooks([hooks.TorchProfiler(lambda t: t.iter == 1, str(tmp_path), save_tensorboard=False)])
-    trainer.train(0, 3)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert any("iter1" in name for name in names) and not any("iter0" in name or "iter2" in name for name in names)
-
-
 def test_periodic_checkpointer_hook_and_resume(tmp_path):
     def build():
         trainer = simple_trainer(lr=0.1)

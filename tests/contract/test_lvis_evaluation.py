@@ -115,13 +115,8 @@ def test_masks_files_and_limit(dataset, tmp_path):
     assert limited["bbox"]["APr"] == 0 and limited["bbox"]["APf"] == pytest.approx(100)
 
 
-def test_proposals_and_nothing(dataset):
+def test_nothing_predicted(dataset):
     assert np.isnan(run({1: [], 2: []})["bbox"]["AP"])
     evaluator = LVISEvaluator(NAME)
     evaluator.reset()
     assert evaluator.evaluate() == {}
-    proposals = Instances((100, 100))
-    proposals.proposal_boxes = Boxes(torch.tensor([[10.0, 10, 30, 30]]))
-    proposals.objectness_logits = torch.tensor([1.0])
-    evaluator.process([{"image_id": 1}, {"image_id": 2}], [{"proposals": proposals}, {"proposals": proposals[:0]}])
-    assert evaluator.evaluate()["box_proposals"]["AR@100"] == pytest.approx(50)

@@ -164,16 +164,6 @@ def test_proposals_of_the_records_replace_a_generator():
         assert len(model.eval()(batch)) == 2
 
 
-def test_proposal_network():
-    model = build_model(config("MODEL.META_ARCHITECTURE", "ProposalNetwork"))
-    with EventStorage():
-        assert set(model(records())) == {"loss_rpn_cls", "loss_rpn_loc"}
-    with torch.no_grad():
-        results = model.eval()(records())
-    assert set(results[0]["proposals"].get_fields()) == {"proposal_boxes", "objectness_logits"}
-    assert results[0]["proposals"].image_size == (128, 192)
-
-
 def test_models_and_heads_of_users_are_found_by_name():
     @META_ARCH_REGISTRY.register()
     class UserModel(nn.Module):

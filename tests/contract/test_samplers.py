@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.samplers import (
-    GroupedBatchSampler,
     InferenceSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -87,10 +86,3 @@ def test_inference_covers_every_index_once(size, world):
     assert list(itertools.chain.from_iterable(parts)) == list(range(size))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert list(InferenceSampler(size)) == list(range(size)) and len(InferenceSampler(size)) == size
-
-
-def test_grouped_batches_are_pure_and_in_order():
-    groups = np.array([0, 1, 0, 1, 1, 0])
-    sampler = TrainingSampler(6, shuffle=False)
-    batches = list(itertools.islice(iter(GroupedBatchSampler(sampler, groups, 2)), 4))
-    assert [list(map(int, batch)) for batch in batches] == [[0, 2], [1, 3], [5, 0], [4, 1]]

@@ -9,8 +9,6 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.solver import (
     LRMultiplier,
-    WarmupCosineLR,
-    WarmupMultiStepLR,
     WarmupParamScheduler,
     build_lr_scheduler,
     build_optimizer,
@@ -189,25 +187,6 @@ def test_warmup_multistep_with_multiplier():
     got = rates(LRMultiplier(optimizer, WarmupParamScheduler(steps, 0.001, 5 / 30), 30), optimizer, 30)
     expected = [0.005, 1.004, 2.003, 3.002, 4.001] + [5.0] * 5 + [0.5] * 5 + [0.05] * 5 + [0.005] * 11
     assert got == pytest.approx(expected)
-
-
-def test_legacy_warmup_multistep_is_the_same():
-    optimizer = sgd()
-    got = rates(
-        WarmupMultiStepLR(optimizer, [10, 15, 20], gamma=0.1, warmup_factor=0.001, warmup_iters=5), optimizer, 25
-    )
-    assert got == pytest.approx([0.005, 1.004, 2.003, 3.002, 4.001] + [5.0] * 5 + [0.5] * 5 + [0.05] * 5 + [0.005] * 6)
-
-
-def test_legacy_warmup_constant_and_cosine():
-    optimizer = sgd()
-    got = rates(
-        WarmupCosineLR(optimizer, 20, warmup_factor=0.5, warmup_iters=3, warmup_method="constant"), optimizer, 20
-    )
-    expected = [2.5 * (1 + math.cos(math.pi * k / 20)) * (0.5 if k < 3 else 1.0) for k in range(21)]
-    assert got == pytest.approx(expected)
-    with pytest.raises(ValueError):
-        WarmupMultiStepLR(sgd(), [5, 3])
 
 
 def test_warmup_cosine_meets_the_cosine():

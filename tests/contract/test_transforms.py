@@ -45,46 +45,8 @@ def test_resized_labels_are_never_mixed():
 
 
 @only_builtin
-def test_labels_cut_by_an_extent_are_never_mixed():
-    labels = np.random.RandomState(0).choice([0, 3, 200], (40, 60)).astype(np.uint8)
-    cut = T.ExtentTransform((3.3, 2.2, 50.5, 33.3), (31, 47)).apply_segmentation(labels)
-    assert set(np.unique(cut)) == {0, 3, 200}
-
-
-@only_builtin
 def test_integer_coordinates_keep_their_fraction():
     assert np.allclose(T.ResizeTransform(10, 10, 5, 5).apply_coords(np.array([[3, 5]])), [[1.5, 2.5]])
-
-
-def test_extent_of_the_inside_is_a_crop(image):
-    extent = T.ExtentTransform((10, 5, 40, 25), (20, 30))
-    assert np.array_equal(extent.apply_image(image), image[5:25, 10:40])
-    assert np.allclose(extent.apply_coords(np.array([[10.0, 5.0], [40.0, 25.0]])), [[0, 0], [30, 20]])
-    outside = T.ExtentTransform((-10, 0, 60, 40), (40, 70)).apply_image(image)
-    assert (outside[:, :10] == 0).all() and np.array_equal(outside[:, 10:], image)
-
-
-@pytest.mark.parametrize("angle,turns", [(90, 1), (180, 2), (270, 3)])
-def test_rotation_by_right_angles(image, angle, turns):
-    rotation = T.RotationTransform(40, 60, angle, expand=True)
-    assert np.array_equal(rotation.apply_image(image), np.rot90(image, turns))
-    corner = {1: [0, 60], 2: [60, 40], 3: [40, 0]}[turns]
-    assert np.allclose(rotation.apply_coords(np.array([[0.0, 0.0]])), [corner])
-
-
-def test_rotated_points_stay_on_their_pixels_and_come_back():
-    rotation = T.RotationTransform(40, 60, 30, expand=True)
-    spot = np.zeros((40, 60), np.float32)
-    spot[9:12, 44:47] = 1
-    turned = rotation.apply_image(spot)
-    rows, columns = np.nonzero(turned > 0.5)
-    center = rotation.apply_coords(np.array([[45.5, 10.5]]))[0]
-    assert np.allclose([columns.mean() + 0.5, rows.mean() + 0.5], center, atol=0.35)
-    points = np.random.RandomState(0).rand(5, 2) * [60, 40]
-    back = rotation.inverse().apply_coords(rotation.apply_coords(points))
-    assert np.abs(back - points).max() < 1.5, "the inverse is exact up to the rounding of the canvas"
-    with pytest.raises(NotImplementedError):
-        T.RotationTransform(40, 60, 30, expand=False).inverse()
 
 
 def test_colour_transforms(image):
@@ -170,22 +132,6 @@ def test_category_constraint_rejects_uniform_crops():
     assert np.mean(np.array(shares) == 1) < plain / 2, "ten tries must beat one"
 
 
-def test_min_iou_crop_keeps_what_it_promises():
-    boxes = np.array([[5.0, 5.0, 25.0, 25.0], [30.0, 10.0, 55.0, 35.0]])
-    np.random.seed(0)
-    seen = 0
-    for _ in range(20):
-        crop = T.MinIoURandomCrop(min_ious=(0.3,)).get_transform(np.zeros((40, 60, 3), np.uint8), boxes)
-        if isinstance(crop, T.NoOpTransform):
-            continue
-        seen += 1
-        patch = np.array([crop.x0, crop.y0, crop.x0 + crop.w, crop.y0 + crop.h])
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-        assert ((centers > patch[:2] - 1) & (centers < patch[2:] + 1)).all(axis=1).any()
-        assert 0.45 < crop.h / crop.w < 2.2
-    assert seen
-
-
 def test_intensity_policies_blend(image):
     np.random.seed(3)
     bright, contrast, grey = (
@@ -198,9 +144,6 @@ def test_intensity_policies_blend(image):
     for result, other, weight in zip((bright, contrast, grey), (0, image.mean(), luma), weights):
         expected = np.clip(other * (1 - weight) + image.astype(float) * weight, 0, 255)
         assert np.abs(result.astype(float) - expected).max() <= 1
-    np.random.seed(3)
-    shifted = T.RandomLighting(50.0).get_transform(image).apply_image(image).astype(float) - image
-    assert np.abs(shifted).max() > 1
 
 
 def test_a_list_of_policies_hands_on_its_results(image):

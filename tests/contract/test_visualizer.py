@@ -78,9 +78,6 @@ def test_boxes_lines_and_masks_are_where_they_should_be(image):
     drawn = changed(visualizer, image)
     assert drawn[12:23, 102:148].all() and not drawn[28:37, 118:127].any(), "the hole stays open"
     visualizer = Visualizer(image)
-    visualizer.draw_soft_mask(mask.astype(float), color="b")
-    assert np.array_equal(changed(visualizer, image), mask)
-    visualizer = Visualizer(image)
     visualizer.draw_line([0, 160], [60, 60], color="w")
     assert changed(visualizer, image)[60].all()
 

@@ -1,6 +1,7 @@
 """Saving and loading of models."""
 
-from detectron2.checkpoint.detection_checkpoint import DetectionCheckpointer
+# ruff: noqa: F401 (re-exports)
+
 from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 
-__all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]
+from .detection_checkpoint import DetectionCheckpointer

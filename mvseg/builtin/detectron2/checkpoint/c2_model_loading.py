@@ -1,7 +1,5 @@
 """Matching of parameter names between a model and a file that was saved from a part of such a model."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 
@@ -28,37 +26,25 @@ def align_and_update_state_dicts(
         if match is None:
             continue
         if ckpt_state_dict[match].shape != value.shape:
-            logger.warning(
-                "%s of the checkpoint has shape %s, but %s of the model has %s: not loaded",
-                match,
-                tuple(ckpt_state_dict[match].shape),
-                name,
-                tuple(value.shape),
-            )
+            shapes = (match, tuple(ckpt_state_dict[match].shape), name, tuple(value.shape))
+            logger.warning("%s of the checkpoint has shape %s, but %s of the model has %s: not loaded", *shapes)
             continue
         if match in taken:
-            raise ValueError(
-                f"the checkpoint's {match} fits both {taken[match]} and {name} of the model; rename it in the file"
-            )
+            raise ValueError(f"the checkpoint's {match} fits both {taken[match]} and {name} of the model; rename it")
         source[name], taken[match] = match, name
     if not source:
         logger.warning("no parameter name of the checkpoint fits the model")
     renamed = {name: ckpt_state_dict[match] for name, match in source.items()}
-    logger.info(
-        "matched %d entries of the checkpoint by name:\n%s",
-        len(source),
-        "\n".join(f"  {name} <- {match}" for name, match in source.items() if name != match) or "  (same names)",
-    )
+    lines = [f"\n  {name} <- {match}" for name, match in source.items() if name != match]
+    logger.info("matched %d entries of the checkpoint by name%s", len(source), "".join(lines))
     return renamed | {name: value for name, value in ckpt_state_dict.items() if name not in taken}
 
 
 def _endings(name: str) -> Iterator[str]:
     """The name itself, then without its first part, and so on."""
-    while True:
+    while name:
         yield name
-        _, dot, name = name.partition(".")
-        if not dot:
-            return
+        name = name.partition(".")[2]
 
 
 def _refuse_caffe2_names(state_dict: dict[str, Tensor]) -> None:

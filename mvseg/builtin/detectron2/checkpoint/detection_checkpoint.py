@@ -1,7 +1,5 @@
 """A checkpointer that reads .pth and .pkl files without running code from them."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re
@@ -29,14 +27,9 @@ class DetectionCheckpointer(Checkpointer):
     def __init__(
         self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
     ) -> None:
-        super().__init__(
-            model,
-            save_dir,
-            save_to_disk=comm.is_main_process() if save_to_disk is None else save_to_disk,
-            **checkpointables,
-        )
-        self.path_manager = PathManager
-        self._match_names = False
+        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.path_manager, self._match_names = PathManager, False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file into the model and the checkpointables (default: all of them); return what else it holds."""
@@ -107,9 +100,7 @@ class DetectionCheckpointer(Checkpointer):
 
 def _split_query(path: str) -> tuple[str, bool]:
     """Split ``path?matching_heuristics=True`` into the path and the flag."""
-    path, mark, query = path.partition("?")
-    if not mark:
-        return path, False
+    path, _, query = path.partition("?")
     options = parse_qs(query)
     wanted = options.pop("matching_heuristics", ["False"]) == ["True"]
     if options:

@@ -1,21 +1,8 @@
 """Configuration: a yacs tree with defaults, and the bridge from the tree to explicit arguments."""
 
-from typing import Any
+# ruff: noqa: F401 (re-exports)
 
-from detectron2._missing import missing_attribute
-from detectron2.config.compat import downgrade_config, upgrade_config
-from detectron2.config.config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
+from .._missing import module_getattr
+from .config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
 
-__all__ = [
-    "CfgNode",
-    "configurable",
-    "downgrade_config",
-    "get_cfg",
-    "global_cfg",
-    "set_global_cfg",
-    "upgrade_config",
-]
-
-
-def __getattr__(name: str) -> Any:
-    raise missing_attribute(__name__, name, known=("LazyCall", "LazyConfig", "instantiate"))
+__getattr__ = module_getattr(__name__)

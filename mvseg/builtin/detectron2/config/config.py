@@ -1,7 +1,5 @@
 """CfgNode, the global config, and ``configurable``."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from yacs.config import CfgNode as _YacsCfgNode
 
 
 class CfgNode(_FvcoreCfgNode):
-    """Config tree that reads YAML files with ``_BASE_`` and brings files of older versions up to date."""
+    """Config tree that reads YAML files with ``_BASE_``."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> Any:
@@ -22,8 +20,6 @@ class CfgNode(_FvcoreCfgNode):
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         """Merge a YAML file; tags that run Python code are refused unless ``allow_unsafe`` says otherwise."""
-        from detectron2.config.compat import upgrade_partial
-
         if not PathManager.isfile(cfg_filename):
             raise FileNotFoundError(f"config file {cfg_filename} does not exist")
         try:
@@ -33,13 +29,14 @@ class CfgNode(_FvcoreCfgNode):
                 f"{cfg_filename} (or its _BASE_) uses a YAML tag that runs Python code: {error.problem}. "
                 "Write the value out, or pass allow_unsafe=True for a file that you trust"
             ) from error
-        if "VERSION" in self:
-            upgrade_partial(loaded, newest=self.VERSION, source=cfg_filename)
+        if loaded.get("VERSION", 2) != 2:
+            raise ValueError(f"{cfg_filename}: VERSION {loaded['VERSION']}, but only 2 is in mvseg's built-in provider")
         self.merge_from_other_cfg(type(self)(loaded))
 
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        """Return the tree as YAML text."""
-        return super().dump(*args, **kwargs)
+
+def read_keys(node: CfgNode, keys: str) -> dict[str, Any]:
+    """Read the blank-separated keys of a node as arguments of the same names in lower case."""
+    return {key.lower(): node[key] for key in keys.split()}
 
 
 global_cfg = CfgNode()
@@ -65,48 +62,34 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
     ``@configurable(from_config=f)`` on a function: ``f(cfg, ...)`` returns them. Arguments that the call gives by
     keyword and that ``from_config`` does not take replace those that it returned.
     """
-    if init_func is not None:
-        if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
-            raise TypeError("@configurable without arguments decorates an __init__ method")
-        return _configurable_constructor(init_func)
-    if from_config is None:
-        return configurable
-    if not inspect.isfunction(from_config):
-        raise TypeError("configurable(from_config=...) takes a function")
-    return functools.partial(_configurable_function, from_config)
+    if from_config is not None:
+        return functools.partial(_accept_config, translate=from_config)
+    if getattr(init_func, "__name__", None) != "__init__":
+        raise TypeError("@configurable without arguments decorates an __init__ method")
+    return _accept_config(init_func)
 
 
-def _configurable_constructor(init: Callable) -> Callable:
-    @functools.wraps(init)
-    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
-        cls = type(self)
-        translate = getattr(cls, "from_config", None)
-        if translate is None:
-            raise AttributeError(f"{cls.__name__} uses @configurable, so it needs a classmethod from_config(cls, cfg)")
-        if not inspect.ismethod(translate):
-            raise TypeError(f"{cls.__name__}.from_config must be a classmethod")
-        if _gives_config(args, kwargs):
-            init(self, **_explicit_arguments(translate, args, kwargs))
-        else:
-            init(self, *args, **kwargs)
-
-    return construct
-
-
-def _configurable_function(translate: Callable, function: Callable) -> Callable:
+def _accept_config(function: Callable, translate: Callable | None = None) -> Callable:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _gives_config(args, kwargs):
-            return function(**_explicit_arguments(translate, args, kwargs))
-        return function(*args, **kwargs)
+        # The translator of a constructor is that of the class which is being built.
+        own, args = ((), args) if translate else (args[:1], args[1:])
+        translator = translate or _translator_of(type(own[0]))
+        if isinstance(args[0] if args else kwargs.get("cfg"), _YacsCfgNode):
+            return function(*own, **_explicit_arguments(translator, args, kwargs))
+        return function(*own, *args, **kwargs)
 
     call.from_config = translate  # type: ignore[attr-defined]
     return call
 
 
-def _gives_config(args: tuple, kwargs: dict[str, Any]) -> bool:
-    first = args[0] if args else kwargs.get("cfg")
-    return isinstance(first, _YacsCfgNode)
+def _translator_of(cls: type) -> Callable:
+    translator = getattr(cls, "from_config", None)
+    if translator is None:
+        raise AttributeError(f"{cls.__name__} uses @configurable, so it needs a classmethod from_config(cls, cfg)")
+    if not inspect.ismethod(translator):
+        raise TypeError(f"{cls.__name__}.from_config must be a classmethod")
+    return translator
 
 
 def _explicit_arguments(translate: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +98,5 @@ def _explicit_arguments(translate: Callable, args: tuple, kwargs: dict[str, Any]
         raise TypeError(f"the first argument of {translate.__qualname__} must be named cfg")
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return translate(*args, **kwargs)
-    known = {name: value for name, value in kwargs.items() if name in parameters}
-    overrides = {name: value for name, value in kwargs.items() if name not in parameters}
-    return {**translate(*args, **known), **overrides}
+    known = {name: kwargs.pop(name) for name in list(kwargs) if name in parameters}
+    return {**translate(*args, **known), **kwargs}

@@ -9,8 +9,6 @@ from collections import UserDict
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
-
 logger = logging.getLogger(__name__)
 
 # Older projects still use the left-hand names.
@@ -77,22 +75,22 @@ class Metadata(types.SimpleNamespace):
 class _Catalog(UserDict):
     """What both tables share: listing and printing."""
 
-    title = "Catalog"
-
     def list(self) -> list[str]:
         """Return the names."""
         return list(self.data)
 
+    def remove(self, name: str) -> None:
+        """Forget an entry (KeyError if unknown)."""
+        del self.data[name]
+
     def __str__(self) -> str:
-        return f"{self.title}({', '.join(self.data)})"
+        return f"{type(self).__name__[1:]}({', '.join(self.data)})"
 
     __repr__ = __str__
 
 
 class _DatasetCatalog(_Catalog):
     """Name -> function without arguments that returns the list of records."""
-
-    title = "DatasetCatalog"
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
         """Add a dataset; it is loaded only when somebody asks for it."""
@@ -108,15 +106,9 @@ class _DatasetCatalog(_Catalog):
             raise KeyError(f"no dataset is registered as {name!r}.{_hint(name, self.list())}")
         return self.data[name]()
 
-    def remove(self, name: str) -> None:
-        """Forget a dataset (KeyError if unknown)."""
-        self.data.pop(name)
-
 
 class _MetadataCatalog(_Catalog):
     """Name -> Metadata; an unknown name gets an empty one."""
-
-    title = "MetadataCatalog"
 
     def get(self, name: str) -> Metadata:
         """Return the metadata of a dataset, created on first use."""
@@ -125,10 +117,6 @@ class _MetadataCatalog(_Catalog):
         if name not in self.data:
             self.data[name] = Metadata(name=name)
         return self.data[name]
-
-    def remove(self, name: str) -> None:
-        """Forget the metadata (KeyError if unknown)."""
-        self.data.pop(name)
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -1,8 +1,5 @@
 """Datasets that stand between records and batches: list storage, mapping, grouping by shape, iterable views."""
 
-from __future__ import annotations
-
-import contextlib
 import copy as copy_module
 import itertools
 import logging
@@ -16,8 +13,6 @@ import torch
 import torch.utils.data as data
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data.sampler import Sampler
-
-__all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +32,11 @@ def _own_share(iterable: Iterable, chunk_size: int = 1) -> Iterator:
             yield from chunk
 
 
-_shard_iterator_dataloader_worker = _own_share
-
-
 class _MapIterableDataset(data.IterableDataset):
     """MapDataset over a stream: records for which the function returns None are left out."""
 
     def __init__(self, dataset: data.IterableDataset, map_func: Callable) -> None:
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
+        self._dataset, self._map_func = dataset, PicklableWrapper(map_func)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -70,8 +61,7 @@ class MapDataset(data.Dataset):
         return self._dataset, self._map_func
 
     def __init__(self, dataset: data.Dataset, map_func: Callable) -> None:
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
+        self._dataset, self._map_func = dataset, PicklableWrapper(map_func)
         self._rng = random.Random(42)
         self._fallback_candidates = set(range(len(dataset)))
 
@@ -110,20 +100,6 @@ class _TorchSerializedList:
         return pickle.loads(memoryview(self._bytes[start : self._ends[idx].item()].numpy()))
 
 
-_DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD: Callable[[list], Any] = _TorchSerializedList
-
-
-@contextlib.contextmanager
-def set_default_dataset_from_list_serialize_method(new: Callable[[list], Any]) -> Iterator[None]:
-    """Use another storage in DatasetFromList(serialize=True) within a with block."""
-    global _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD
-    before, _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD = _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD, new
-    try:
-        yield
-    finally:
-        _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD = before
-
-
 class DatasetFromList(data.Dataset):
     """A list as a dataset.
 
@@ -134,9 +110,7 @@ class DatasetFromList(data.Dataset):
     """
 
     def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Any] = True) -> None:
-        if not isinstance(serialize, (bool, Callable)):
-            raise TypeError(f"serialize must be a bool or a function of a list, not {type(serialize).__name__}")
-        storage = _DEFAULT_DATASET_FROM_LIST_SERIALIZE_METHOD if serialize is True else serialize
+        storage = _TorchSerializedList if serialize is True else serialize
         self._serialize = serialize is not False
         self._copy = copy
         self._lst = storage(lst) if storage else lst
@@ -162,14 +136,12 @@ class ToIterableDataset(data.IterableDataset):
     def __init__(
         self, dataset: data.Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1
     ) -> None:
-        if isinstance(dataset, data.IterableDataset):
-            raise AssertionError("ToIterableDataset: the dataset is iterable already")
-        if not isinstance(sampler, Sampler):
-            raise AssertionError(f"ToIterableDataset needs a Sampler, not {type(sampler).__name__}")
-        self.dataset = dataset
-        self.sampler = sampler
-        self.shard_sampler = shard_sampler
-        self.shard_chunk_size = shard_chunk_size
+        if isinstance(dataset, data.IterableDataset) or not isinstance(sampler, Sampler):
+            raise AssertionError(
+                f"ToIterableDataset needs an indexable dataset and a Sampler, not {dataset}, {sampler}"
+            )
+        self.dataset, self.sampler = dataset, sampler
+        self.shard_sampler, self.shard_chunk_size = shard_sampler, shard_chunk_size
 
     def __iter__(self) -> Iterator:
         indices = _own_share(self.sampler, self.shard_chunk_size) if self.shard_sampler else self.sampler
@@ -183,8 +155,7 @@ class AspectRatioGroupedDataset(data.IterableDataset):
     """Turn a stream of records with "width" and "height" into lists of batch_size: all wide, or all tall."""
 
     def __init__(self, dataset: Iterable[dict], batch_size: int) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
+        self.dataset, self.batch_size = dataset, batch_size
         self._buckets: list[list[dict]] = [[], []]
 
     def __iter__(self) -> Iterator[list[dict]]:

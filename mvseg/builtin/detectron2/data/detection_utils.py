@@ -1,14 +1,12 @@
 """The pieces that dataset mappers are made of: reading images, transforming annotations, building Instances."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2._missing import missing
+from detectron2._missing import missing, placeholder
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
@@ -16,21 +14,10 @@ from PIL import Image, ImageOps
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__all__ = [
-    "SizeMismatchError",
-    "annotations_to_instances",
-    "annotations_to_instances_rotated",
-    "build_augmentation",
-    "build_transform_gen",
-    "check_image_size",
-    "convert_image_to_rgb",
-    "create_keypoint_hflip_indices",
-    "filter_empty_instances",
-    "read_image",
-    "transform_instance_annotations",
-    "transform_proposals",
-]
-
+transform_proposals = placeholder("data.detection_utils.transform_proposals")
+transform_keypoint_annotations = placeholder("data.detection_utils.transform_keypoint_annotations")
+create_keypoint_hflip_indices = placeholder("data.detection_utils.create_keypoint_hflip_indices")
+annotations_to_instances_rotated = placeholder("data.detection_utils.annotations_to_instances_rotated")
 _YUV = "YUV-BT.601"
 # ITU-R BT.601: Y from R, G, B; U and V scaled to +-0.436 and +-0.615. And the inverse, as usually rounded.
 _M_RGB2YUV = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
@@ -89,11 +76,8 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
     height, width = image.shape[:2]
     stated = (dataset_dict.get("width", width), dataset_dict.get("height", height))
     if stated != (width, height):
-        raise SizeMismatchError(
-            f"image {dataset_dict.get('file_name', dataset_dict.get('image_id', '?'))} is {width} x {height} pixels, "
-            f"but its record says {stated[0]} x {stated[1]}; correct width/height in the annotation file "
-            "(a swapped pair points to an EXIF-rotated photo)"
-        )
+        image_name = dataset_dict.get("file_name", dataset_dict.get("image_id"))
+        raise SizeMismatchError(f"image {image_name} has (width, height) {(width, height)}, its record says {stated}")
     dataset_dict.setdefault("width", width)
     dataset_dict.setdefault("height", height)
 
@@ -106,39 +90,12 @@ def get_bbox(annotation: dict[str, Any]) -> Any:
     return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
 
 
-def _as_list_of_transforms(transforms: Any) -> Any:
-    return T.TransformList(transforms) if isinstance(transforms, (tuple, list)) else transforms
-
-
-def transform_proposals(
-    dataset_dict: dict[str, Any],
-    image_shape: tuple[int, int],
-    transforms: Any,
-    *,
-    proposal_topk: int,
-    min_box_size: float = 0,
-) -> None:
-    """Replace the record's precomputed ``proposal_*`` entries by transformed ``proposals`` (Instances), best first."""
-    if "proposal_boxes" not in dataset_dict:
-        return
-    raw = BoxMode.convert(dataset_dict.pop("proposal_boxes"), dataset_dict.pop("proposal_bbox_mode"), BoxMode.XYXY_ABS)
-    boxes = Boxes(transforms.apply_box(raw))
-    boxes.clip(image_shape)
-    logits = torch.as_tensor(dataset_dict.pop("proposal_objectness_logits").astype("float32"))
-    keep = boxes.nonempty(threshold=min_box_size)
-    dataset_dict["proposals"] = Instances(
-        image_shape, proposal_boxes=boxes[keep][:proposal_topk], objectness_logits=logits[keep][:proposal_topk]
-    )
-
-
 def _transform_segmentation(segmentation: Any, transforms: Any, image_size: tuple[int, int]) -> Any:
     if isinstance(segmentation, list):
         rings = [np.asarray(ring).reshape(-1, 2) for ring in segmentation]
         return [ring.reshape(-1) for ring in transforms.apply_polygons(rings)]
     if not isinstance(segmentation, dict):
-        raise ValueError(
-            f"a segmentation of type {type(segmentation).__name__} cannot be transformed: polygons or RLE are possible"
-        )
+        raise ValueError(f"a segmentation of type {type(segmentation).__name__} is neither polygons nor RLE")
     mask = transforms.apply_segmentation(mask_util.decode(segmentation))
     if tuple(mask.shape[:2]) != tuple(image_size):
         raise AssertionError(f"the transformed mask has size {mask.shape[:2]}, but the image {tuple(image_size)}")
@@ -146,11 +103,7 @@ def _transform_segmentation(segmentation: Any, transforms: Any, image_size: tupl
 
 
 def transform_instance_annotations(
-    annotation: dict[str, Any],
-    transforms: Any,
-    image_size: tuple[int, int],
-    *,
-    keypoint_hflip_indices: np.ndarray | None = None,
+    annotation, transforms, image_size, *, keypoint_hflip_indices=None
 ) -> dict[str, Any]:
     """Transform box and segmentation of one annotation in place.
 
@@ -163,9 +116,10 @@ def transform_instance_annotations(
     Returns:
         The annotation: bbox absolute XYXY within the image; polygons stay polygons, RLE becomes a mask (H, W).
     """
-    transforms = _as_list_of_transforms(transforms)
+    if isinstance(transforms, (tuple, list)):
+        transforms = T.TransformList(transforms)
     if "keypoints" in annotation:
-        transform_keypoint_annotations(annotation["keypoints"], transforms, image_size, keypoint_hflip_indices)
+        raise missing("structures.Keypoints")
     height, width = image_size
     box = transforms.apply_box(np.array([get_bbox(annotation)], dtype=float))[0].clip(min=0)
     annotation["bbox"] = np.minimum(box, [width, height, width, height])
@@ -175,23 +129,6 @@ def transform_instance_annotations(
     return annotation
 
 
-def transform_keypoint_annotations(
-    keypoints: Any, transforms: Any, image_size: tuple[int, int], keypoint_hflip_indices: np.ndarray | None = None
-) -> np.ndarray:
-    """Not in the built-in provider."""
-    raise missing("data.detection_utils.transform_keypoint_annotations")
-
-
-def create_keypoint_hflip_indices(dataset_names: str | Sequence[str]) -> list[int]:
-    """Not in the built-in provider."""
-    raise missing("data.detection_utils.create_keypoint_hflip_indices")
-
-
-def annotations_to_instances_rotated(annos: Sequence[dict], image_size: tuple[int, int]) -> Instances:
-    """Not in the built-in provider."""
-    raise missing("data.detection_utils.annotations_to_instances_rotated")
-
-
 def _to_bitmask(segmentation: Any, image_size: tuple[int, int]) -> np.ndarray:
     if isinstance(segmentation, list):
         return polygons_to_bitmask(segmentation, *image_size)
@@ -199,19 +136,13 @@ def _to_bitmask(segmentation: Any, image_size: tuple[int, int]) -> np.ndarray:
         return mask_util.decode(segmentation)
     if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
         return segmentation
-    raise ValueError(
-        f"a segmentation of type {type(segmentation).__name__} cannot become a bitmask: "
-        "polygons, an RLE dict or an array (H, W) are possible"
-    )
+    raise ValueError(f"a segmentation of type {type(segmentation).__name__} is no polygons, RLE dict or array (H, W)")
 
 
 def _to_masks(annos: Sequence[dict], image_size: tuple[int, int], mask_format: str) -> PolygonMasks | BitMasks:
     lacking = [index for index, anno in enumerate(annos) if "segmentation" not in anno]
     if lacking:
-        raise ValueError(
-            f"annotations {lacking[:5]} of this image have no segmentation while others have one; "
-            "complete them, or train this dataset with boxes only (MODEL.MASK_ON False)"
-        )
+        raise ValueError(f"annotations {lacking[:5]} of this image have no segmentation while others have one")
     segmentations = [anno["segmentation"] for anno in annos]
     if mask_format == "bitmask":
         masks = [np.array(_to_bitmask(item, image_size), order="C") for item in segmentations]
@@ -248,13 +179,7 @@ def annotations_to_instances(
     return target
 
 
-def filter_empty_instances(
-    instances: Instances,
-    by_box: bool = True,
-    by_mask: bool = True,
-    box_threshold: float = 1e-5,
-    return_mask: bool = False,
-) -> Any:
+def filter_empty_instances(instances, by_box=True, by_mask=True, box_threshold=1e-05, return_mask=False) -> Any:
     """Drop instances whose box or mask is empty; with return_mask also return the kept rows, (N,) bool."""
     if not (by_box or by_mask):
         raise AssertionError("filter_empty_instances: by_box or by_mask must be true")
@@ -272,43 +197,20 @@ def filter_empty_instances(
 
 def get_fed_loss_cls_weights(dataset_names: str | Sequence[str], freq_weight_power: float = 1.0) -> torch.Tensor:
     """Return (image count of each class) ** power, shape (classes,), by which the federated loss samples classes."""
-    if isinstance(dataset_names, str):
-        dataset_names = [dataset_names]
+    dataset_names = [dataset_names] if isinstance(dataset_names, str) else dataset_names
     check_metadata_consistency("class_image_count", dataset_names)
     counts = MetadataCatalog.get(dataset_names[0]).class_image_count
     ordered = sorted(counts, key=lambda entry: entry["id"])
     return torch.tensor([entry["image_count"] for entry in ordered]).float() ** freq_weight_power
 
 
-def gen_crop_transform_with_instance(
-    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict[str, Any]
-) -> T.CropTransform:
-    """Make a random crop of crop_size (height, width) that contains the centre of the instance's box."""
-    size, limits = np.asarray(crop_size, dtype=np.int32), np.asarray(image_size, dtype=np.int32)
-    left, top, right, bottom = get_bbox(instance)
-    center = np.array([(top + bottom) * 0.5, (left + right) * 0.5])
-    if (center < 0).any() or (center > limits).any():
-        raise AssertionError(f"the box {get_bbox(instance)} has its centre outside the image of size {image_size}")
-    if (size > limits).any():
-        raise AssertionError(f"a crop of {tuple(crop_size)} does not fit into an image of {tuple(image_size)}")
-    lowest = np.maximum(np.floor(center).astype(np.int32) - size, 0)
-    highest = np.minimum(np.maximum(limits - size, 0), np.ceil(center).astype(np.int32))
-    y = np.random.randint(lowest[0], highest[0] + 1)
-    x = np.random.randint(lowest[1], highest[1] + 1)
-    return T.CropTransform(x, y, int(size[1]), int(size[0]))
-
-
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
     """Raise unless all datasets have the same value of a metadata key (all lacking it is fine)."""
-    if not len(dataset_names):
-        return
-    values = [getattr(MetadataCatalog.get(name), key, None) for name in dataset_names]
-    for name, value in zip(dataset_names, values):
-        if value != values[0]:
-            raise ValueError(
-                f"metadata {key!r} of dataset {name!r} differs from that of {dataset_names[0]!r}; "
-                "datasets that are trained as one must agree on it"
-            )
+    values = [MetadataCatalog.get(name).get(key) for name in dataset_names]
+    if any(value != values[0] for value in values):
+        raise ValueError(
+            f"metadata {key!r} of {', '.join(dataset_names)} differs; trained as one, they must agree on it"
+        )
 
 
 def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:

@@ -1,7 +1,5 @@
 """The parts of a standard job: command line, setup, predictor, and the trainer that a config describes."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
@@ -32,15 +30,6 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
-
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
     """Wrap a model for data-parallel training if there are several processes.
@@ -61,16 +50,14 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     """The command line of Detectron2's training scripts."""
-    parser = argparse.ArgumentParser(
-        epilog=epilog
-        or f"""Examples:
+    examples = f"""Examples:
   one GPU:       {sys.argv[0]} --config-file cfg.yaml
   eight GPUs:    {sys.argv[0]} --config-file cfg.yaml --num-gpus 8
   other values:  {sys.argv[0]} --config-file cfg.yaml SOLVER.BASE_LR 0.001 MODEL.WEIGHTS model.pth
   two machines:  {sys.argv[0]} --num-machines 2 --machine-rank {{0 or 1}} --dist-url tcp://HOST:PORT ...
-""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+"""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(epilog=epilog or examples, formatter_class=layout)
     parser.add_argument("--config-file", default="", metavar="FILE", help="YAML file over the default config")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
@@ -79,11 +66,8 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     parser.add_argument("--machine-rank", type=int, default=0, help="index of this machine")
     # A port of its own for every user of a shared machine, the same in all processes of one job.
     user = os.getuid() if sys.platform != "win32" else 1
-    parser.add_argument(
-        "--dist-url",
-        default=f"tcp://127.0.0.1:{49152 + user % 16384}",
-        help="where the processes meet; auto: a free port of this machine",
-    )
+    url = f"tcp://127.0.0.1:{49152 + user % 16384}"
+    parser.add_argument("--dist-url", default=url, help="where the processes meet; auto: a free port of this machine")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config, at the end")
     return parser
 
@@ -121,11 +105,8 @@ def default_setup(cfg: CfgNode, args: Any) -> None:
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
     """Log lines, metrics.json and TensorBoard."""
     PathManager.mkdirs(output_dir)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]
+    metrics = os.path.join(output_dir, "metrics.json")
+    return [CommonMetricPrinter(max_iter), JSONWriter(metrics), TensorboardXWriter(output_dir)]
 
 
 class DefaultPredictor:
@@ -157,6 +138,10 @@ class DefaultPredictor:
         with torch.no_grad():
             tensor = tensor.to(self.cfg.MODEL.DEVICE)
             return self.model([{"image": tensor, "height": height, "width": width}])[0]
+
+
+def _of_inner_trainer(name: str) -> property:
+    return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
 
 
 class DefaultTrainer(TrainerBase):
@@ -265,9 +250,7 @@ class DefaultTrainer(TrainerBase):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Subclasses say how a test set is evaluated."""
-        raise NotImplementedError(
-            f"{cls.__name__} has no build_evaluator: override it, or give the evaluators to {cls.__name__}.test"
-        )
+        raise NotImplementedError(f"{cls.__name__} has no build_evaluator: override it, or give evaluators to test()")
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
@@ -281,15 +264,12 @@ class DefaultTrainer(TrainerBase):
         results: dict[str, Any] = OrderedDict()
         for index, name in enumerate(names):
             loader = cls.build_test_loader(cfg, name)
-            if evaluators is not None:
-                evaluator = evaluators[index]
-            else:
-                try:
-                    evaluator = cls.build_evaluator(cfg, name)
-                except NotImplementedError as error:
-                    logger.warning("%s is not evaluated: %s", name, error)
-                    results[name] = {}
-                    continue
+            try:
+                evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
+            except NotImplementedError as error:
+                logger.warning("%s is not evaluated: %s", name, error)
+                results[name] = {}
+                continue
             results[name] = inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 logger.info("results on %s:", name)
@@ -316,33 +296,16 @@ class DefaultTrainer(TrainerBase):
         solver.REFERENCE_WORLD_SIZE = num_workers
         solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * factor)
         solver.BASE_LR *= factor
-        for node, key in (
-            (solver, "MAX_ITER"),
-            (solver, "WARMUP_ITERS"),
-            (solver, "CHECKPOINT_PERIOD"),
-            (cfg.TEST, "EVAL_PERIOD"),
-        ):
-            node[key] = round(node[key] / factor)
+        for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+            solver[key] = round(solver[key] / factor)
+        cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / factor)
         solver.STEPS = tuple(round(step / factor) for step in solver.STEPS)
-        logging.getLogger(__name__).info(
-            "scaled from %d to %d processes: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, WARMUP_ITERS %d",
-            reference,
-            num_workers,
-            solver.IMS_PER_BATCH,
-            solver.BASE_LR,
-            solver.MAX_ITER,
-            solver.WARMUP_ITERS,
-        )
+        changed = {key: solver[key] for key in ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER", "WARMUP_ITERS")}
+        logging.getLogger(__name__).info("scaled from %d to %d processes: %s", reference, num_workers, changed)
         if frozen:
             cfg.freeze()
         return cfg
 
-    model = property(
-        lambda self: self._trainer.model, lambda self, value: setattr(self._trainer, "model", value), doc="The model."
-    )
-    data_loader = property(
-        lambda self: self._trainer.data_loader, lambda self, value: setattr(self._trainer, "data_loader", value)
-    )
-    optimizer = property(
-        lambda self: self._trainer.optimizer, lambda self, value: setattr(self._trainer, "optimizer", value)
-    )
+    model = _of_inner_trainer("model")
+    data_loader = _of_inner_trainer("data_loader")
+    optimizer = _of_inner_trainer("optimizer")

@@ -1,40 +1,25 @@
-"""Hooks: timing, writing of events, checkpoints, learning rate, evaluation, batch-norm statistics, profiling."""
-
-from __future__ import annotations
+"""Hooks: timing, writing of events, checkpoints, learning rate, evaluation, batch-norm statistics."""
 
 import datetime
+import functools
+import itertools
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from detectron2._missing import missing_attribute
+from detectron2._missing import module_getattr
 from detectron2.engine.train_loop import HookBase
 from detectron2.solver import LRMultiplier
 from detectron2.solver import LRScheduler as _TorchLRScheduler
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
-from detectron2.utils.file_io import PathManager
-from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
-
-__all__ = [
-    "BestCheckpointer",
-    "CallbackHook",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-    "PreciseBN",
-    "TorchProfiler",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -42,38 +27,15 @@ logger = logging.getLogger(__name__)
 class CallbackHook(HookBase):
     """A hook from functions, each of which is called with the trainer."""
 
-    def __init__(
-        self,
-        *,
-        before_train: Callable | None = None,
-        after_train: Callable | None = None,
-        before_step: Callable | None = None,
-        after_step: Callable | None = None,
-    ) -> None:
-        self._callbacks = {
-            "before_train": before_train,
-            "after_train": after_train,
-            "before_step": before_step,
-            "after_step": after_step,
-        }
+    def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None) -> None:
+        given = {"before_train": before_train, "after_train": after_train}
+        given |= {"before_step": before_step, "after_step": after_step}
+        for event, callback in given.items():
+            if callback is not None:
+                setattr(self, event, functools.partial(self._call, callback))
 
-    def _call(self, event: str) -> None:
-        callback = self._callbacks.get(event)
-        if callback is not None:
-            callback(self.trainer)
-
-    def before_train(self) -> None:
-        self._call("before_train")
-
-    def after_train(self) -> None:
-        self._call("after_train")
-        self._callbacks = {}  # the functions may hold what should be freed with the training
-
-    def before_step(self) -> None:
-        self._call("before_step")
-
-    def after_step(self) -> None:
-        self._call("after_step")
+    def _call(self, callback: Callable) -> None:
+        callback(self.trainer)
 
 
 class IterationTimer(HookBase):
@@ -81,8 +43,7 @@ class IterationTimer(HookBase):
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._warmup_iter = warmup_iter
-        self._step_timer = Timer()
-        self._total_timer = Timer()
+        self._step_timer, self._total_timer = Timer(), Timer()
 
     def before_train(self) -> None:
         self._total_timer.reset()
@@ -93,35 +54,25 @@ class IterationTimer(HookBase):
         self._total_timer.resume()
 
     def after_step(self) -> None:
-        done = self.trainer.iter - self.trainer.start_iter + 1
-        if done >= self._warmup_iter:
+        if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
             self.trainer.storage.put_scalars(time=self._step_timer.seconds())
-            self._total_timer.pause()
         else:
             self._total_timer.reset()
-            self._total_timer.pause()
+        self._total_timer.pause()
 
     def after_train(self) -> None:
         iterations = self.trainer.iter - self.trainer.start_iter - self._warmup_iter + 1
         seconds = self._total_timer.seconds()
         if iterations > 0 and seconds > 0:
-            logger.info(
-                "%d iterations took %s (%.4f s each)",
-                iterations,
-                datetime.timedelta(seconds=int(seconds)),
-                seconds / iterations,
-            )
+            total = datetime.timedelta(seconds=int(seconds))
+            logger.info("%d iterations took %s (%.4f s each)", iterations, total, seconds / iterations)
 
 
 class PeriodicWriter(HookBase):
     """Calls event writers every ``period`` iterations and at the end."""
 
     def __init__(self, writers: Iterable[EventWriter], period: int = 20) -> None:
-        self._writers = list(writers)
-        wrong = [writer for writer in self._writers if not isinstance(writer, EventWriter)]
-        if wrong:
-            raise TypeError(f"no EventWriter: {wrong}")
-        self._period = period
+        self._writers, self._period = list(writers), period
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
@@ -152,37 +103,24 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 class BestCheckpointer(HookBase):
     """Saves a checkpoint whenever a metric is better than ever; register it after the hook that evaluates."""
 
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        mode: str = "max",
-        file_prefix: str = "model_best",
-    ) -> None:
+    def __init__(self, eval_period, checkpointer, val_metric, mode="max", file_prefix="model_best") -> None:
         if mode not in ("max", "min"):
             raise AssertionError(f"mode {mode!r}: use max or min")
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._sign = 1.0 if mode == "max" else -1.0
-        self._file_prefix = file_prefix
+        self._period, self._checkpointer, self._file_prefix = eval_period, checkpointer, file_prefix
+        self._val_metric, self._sign = val_metric, 1.0 if mode == "max" else -1.0
         self.best_metric: float | None = None
         self.best_iter: int | None = None
 
     def _best_checking(self) -> None:
-        latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
+        latest = self.trainer.storage.latest()
+        if self._val_metric not in latest:
             logger.warning(
-                "metric %s was not put by any evaluation, so no best checkpoint is kept; there are: %s",
-                self._val_metric,
-                ", ".join(sorted(self.trainer.storage.latest())),
+                "no best checkpoint: no evaluation put %s, only %s", self._val_metric, ", ".join(sorted(latest))
             )
             return
-        value, iteration = latest
-        if not math.isfinite(value):
-            return
-        if self.best_metric is not None and self._sign * value <= self._sign * self.best_metric:
+        value, iteration = latest[self._val_metric]
+        worse = self.best_metric is not None and self._sign * value <= self._sign * self.best_metric
+        if worse or not math.isfinite(value):
             return
         logger.info("%s improved from %s to %.5g at iteration %d", self._val_metric, self.best_metric, value, iteration)
         self.best_metric, self.best_iter = value, iteration
@@ -208,16 +146,13 @@ class LRScheduler(HookBase):
     """Puts the scalar "lr" and steps the scheduler (torch's, or fvcore's over the whole training)."""
 
     def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None) -> None:
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
 
     def before_train(self) -> None:
-        if self._optimizer is None:
-            self._optimizer = self.trainer.optimizer  # type: ignore[attr-defined]
-        schedule = self.scheduler
-        if isinstance(schedule, ParamScheduler):
-            done = self.trainer.iter - 1
-            self._scheduler = LRMultiplier(self._optimizer, schedule, self.trainer.max_iter, last_iter=done)
+        self._optimizer = self._optimizer or self.trainer.optimizer  # type: ignore[attr-defined]
+        if isinstance(self.scheduler, ParamScheduler):
+            rest = (self.trainer.max_iter, self.trainer.iter - 1)
+            self._scheduler = LRMultiplier(self._optimizer, self.scheduler, *rest)
         self._shown_group = self.get_best_param_group_id(self._optimizer)
 
     @staticmethod
@@ -257,22 +192,20 @@ class EvalHook(HookBase):
     def __init__(
         self, eval_period: int, eval_function: Callable[[], Mapping | None], eval_after_train: bool = True
     ) -> None:
-        self._period = eval_period
+        self._period, self._eval_after_train = eval_period, eval_after_train
         self._func: Callable[[], Mapping | None] | None = eval_function
-        self._eval_after_train = eval_after_train
 
     def _do_eval(self) -> None:
         from detectron2.evaluation.testing import flatten_results_dict
 
-        results = self._func()  # type: ignore[misc]
-        if results:
-            if not isinstance(results, Mapping):
-                raise AssertionError(f"the evaluation function must return a dict, not {type(results).__name__}")
-            for name, value in flatten_results_dict(results).items():
-                try:
-                    self.trainer.storage.put_scalar(name, float(value), smoothing_hint=False)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"evaluation result {name} must be a number, not {value!r}") from error
+        results = self._func() or {}  # type: ignore[misc]
+        if not isinstance(results, Mapping):
+            raise AssertionError(f"the evaluation function must return a dict, not {type(results).__name__}")
+        for name, value in flatten_results_dict(results).items():
+            try:
+                self.trainer.storage.put_scalar(name, float(value), smoothing_hint=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"evaluation result {name} must be a number, not {value!r}") from error
         comm.synchronize()  # nobody runs ahead into a collective call of the next iteration
 
     def after_step(self) -> None:
@@ -291,10 +224,8 @@ class PreciseBN(HookBase):
     """Every ``period`` iterations, replaces batch-norm statistics by averages over ``num_iter`` batches."""
 
     def __init__(self, period: int, model: torch.nn.Module, data_loader: Iterable, num_iter: int) -> None:
-        self._period = period
-        self._model = model
-        self._data_loader = data_loader
-        self._num_iter = num_iter
+        self._period, self._num_iter = period, num_iter
+        self._model, self._data_loader = model, data_loader
         self._data_iter: Any = None
         self._disabled = not get_bn_modules(model)
         if self._disabled:
@@ -311,62 +242,9 @@ class PreciseBN(HookBase):
             return
         if self._data_iter is None:
             self._data_iter = iter(self._data_loader)
-        batches = (next(self._data_iter) for _ in range(self._num_iter))
+        logger.info("precise batch-norm statistics from %d batches", self._num_iter)
         with EventStorage():
-            logger.info("precise batch-norm statistics from %d batches", self._num_iter)
-            update_bn_stats(self._model, batches, self._num_iter)
+            update_bn_stats(self._model, itertools.islice(self._data_iter, self._num_iter), self._num_iter)
 
 
-class TorchProfiler(HookBase):
-    """Profiles the iterations for which ``enable_predicate(trainer)`` holds, into ``output_dir``."""
-
-    def __init__(
-        self,
-        enable_predicate: Callable[[Any], bool],
-        output_dir: str,
-        *,
-        activities: Iterable | None = None,
-        save_tensorboard: bool = True,
-    ) -> None:
-        self._enable_predicate = enable_predicate
-        self._output_dir = output_dir
-        self._activities = activities
-        self._save_tensorboard = save_tensorboard
-        self._profiler: Any = None
-
-    def before_step(self) -> None:
-        if not self._enable_predicate(self.trainer):
-            return
-        handler = None
-        if self._save_tensorboard:
-            handler = torch.profiler.tensorboard_trace_handler(
-                os.path.join(self._output_dir, "log", f"profiler-tensorboard-iter{self.trainer.iter}"),
-                f"worker{comm.get_rank()}",
-            )
-        self._profiler = torch.profiler.profile(
-            activities=self._activities,
-            on_trace_ready=handler,
-            record_shapes=True,
-            profile_memory=True,
-            with_stack=True,
-        )
-        self._profiler.__enter__()
-
-    def after_step(self) -> None:
-        if self._profiler is None:
-            return
-        self._profiler.__exit__(None, None, None)
-        PathManager.mkdirs(self._output_dir)
-        if not self._save_tensorboard:
-            trace = os.path.join(self._output_dir, f"profiler-trace-iter{self.trainer.iter}.json")
-            self._profiler.export_chrome_trace(trace)
-        table = self._profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=100)
-        with PathManager.open(
-            os.path.join(self._output_dir, f"profiler-summary-iter{self.trainer.iter}.txt"), "w"
-        ) as file:
-            file.write(table)
-        self._profiler = None
-
-
-def __getattr__(name: str) -> Any:
-    raise missing_attribute(__name__, name, known=("AutogradProfiler", "TorchMemoryStats"))
+__getattr__ = module_getattr(__name__)

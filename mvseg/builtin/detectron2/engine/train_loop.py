@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,10 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from detectron2.utils.logger import _log_api_usage
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import Optimizer
-
-__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
 
 
 class HookBase:
@@ -65,9 +63,7 @@ class TrainerBase:
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
         """Append hooks; they run in the order of registration. None entries are skipped."""
-        for hook in hooks:
-            if hook is None:
-                continue
+        for hook in filter(None, hooks):
             if not isinstance(hook, HookBase):
                 raise TypeError(f"{hook!r} is no HookBase")
             hook.trainer = weakref.proxy(self)  # no cycle, so that a deleted trainer frees its memory
@@ -82,17 +78,14 @@ class TrainerBase:
             self.storage = storage
             at_the_end.callback(self.after_train)
             try:
-                self._loop()
+                self.before_train()
+                while self.iter < self.max_iter:
+                    for part in (self.before_step, self.run_step, self.after_step):
+                        part()
+                    self.iter += 1
             except Exception:
                 logger.exception("training stopped at iteration %d", self.iter)
                 raise
-
-    def _loop(self) -> None:
-        self.before_train()
-        while self.iter < self.max_iter:
-            for part in (self.before_step, self.run_step, self.after_step):
-                part()
-            self.iter += 1
 
     def _call_hooks(self, event: str) -> None:
         for hook in self._hooks:
@@ -120,18 +113,15 @@ class TrainerBase:
 
     def _named_hooks(self) -> Iterable[tuple[str, HookBase]]:
         """Hooks with the names of their states: the class name, numbered from the second hook of a class on."""
-        count: dict[str, int] = {}
+        count: Counter[str] = Counter()
         for hook in self._hooks:
             name = type(hook).__qualname__
-            count[name] = count.get(name, 0) + 1
+            count[name] += 1
             yield (name if count[name] == 1 else f"{name}#{count[name]}"), hook
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"iteration": self.iter}
         hooks = {name: content for name, hook in self._named_hooks() if (content := hook.state_dict())}
-        if hooks:
-            state["hooks"] = hooks
-        return state
+        return {"iteration": self.iter} | ({"hooks": hooks} if hooks else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.iter = state_dict["iteration"]
@@ -162,12 +152,9 @@ class SimpleTrainer(TrainerBase):
     ) -> None:
         super().__init__()
         model.train()
-        self.model = model
-        self.data_loader = data_loader
-        self.optimizer = optimizer
+        self.model, self.data_loader, self.optimizer = model, data_loader, optimizer
         self.gather_metric_period = gather_metric_period
-        self.zero_grad_before_forward = zero_grad_before_forward
-        self.async_write_metrics = async_write_metrics
+        self.zero_grad_before_forward, self.async_write_metrics = zero_grad_before_forward, async_write_metrics
         self._data_loader_iter_obj: Any = None
         self._metric_thread = ThreadPoolExecutor(max_workers=1) if async_write_metrics else None
 
@@ -277,17 +264,12 @@ class AMPTrainer(SimpleTrainer):
         log_grad_scaler: bool = False,
         async_write_metrics: bool = False,
     ) -> None:
-        if isinstance(model, DistributedDataParallel | DataParallel) and len(model.device_ids or ()) > 1:
-            raise ValueError("AMPTrainer takes one device per process")
-        super().__init__(
-            model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward, async_write_metrics
-        )
+        options = (gather_metric_period, zero_grad_before_forward, async_write_metrics)
+        super().__init__(model, data_loader, optimizer, *options)
         self.device_type = next(model.parameters()).device.type
         if grad_scaler is None:
             grad_scaler = torch.amp.GradScaler(self.device_type, enabled=precision is torch.float16)
-        self.grad_scaler = grad_scaler
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
+        self.grad_scaler, self.precision, self.log_grad_scaler = grad_scaler, precision, log_grad_scaler
 
     def run_step(self) -> None:
         data, data_time = self._next_batch()

@@ -4,8 +4,6 @@ Source: Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; the treatm
 the COCO panoptic challenge.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -36,19 +34,11 @@ class ClassCounts:
 
     def quality(self) -> tuple[float, float, float]:
         """Return (PQ, SQ, RQ)."""
-        found = self.tp + 0.5 * self.fp + 0.5 * self.fn
-        if found == 0:
-            return 0.0, 0.0, 0.0
-        return self.iou / found, self.iou / self.tp if self.tp else 0.0, self.tp / found
+        found = (self.tp + 0.5 * self.fp + 0.5 * self.fn) or 1.0
+        return self.iou / found, self.iou / (self.tp or 1), self.tp / found
 
 
-def count_image(
-    truth: np.ndarray,
-    truth_segments: Iterable[Mapping],
-    predicted: np.ndarray,
-    predicted_segments: Iterable[Mapping],
-    counts: dict[int, ClassCounts],
-) -> None:
+def count_image(truth, truth_segments, predicted, predicted_segments, counts: dict[int, ClassCounts]) -> None:
     """Add one image to the counts.
 
     Args:
@@ -72,10 +62,8 @@ def count_image(
     true_area, pred_area = _areas(truth), _areas(predicted)
     matched_true, matched_pred = set(), set()
     for (true_id, pred_id), common in overlap.items():
-        if true_id not in true_by_id or pred_id not in pred_by_id:
-            continue
-        target, guess = true_by_id[true_id], pred_by_id[pred_id]
-        if target.get("iscrowd", 0) or target["category_id"] != guess["category_id"]:
+        target, guess = true_by_id.get(true_id), pred_by_id.get(pred_id)
+        if not target or not guess or target.get("iscrowd", 0) or target["category_id"] != guess["category_id"]:
             continue
         union = pred_area[pred_id] + true_area[true_id] - common - overlap.get((VOID, pred_id), 0)
         if common / union > 0.5:

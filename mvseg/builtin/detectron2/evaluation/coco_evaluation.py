@@ -1,34 +1,24 @@
-"""COCO evaluation: box and mask AP with pycocotools, recall of proposals."""
+"""COCO evaluation: box and mask AP with pycocotools."""
 
-from __future__ import annotations
-
-import contextlib
 import copy
-import io
-import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2._missing import missing
-from detectron2.data.datasets.coco import convert_to_coco_json
-from detectron2.utils.file_io import PathManager
-from detectron2.utils.logger import create_small_table
+from detectron2.data.datasets.coco import convert_to_coco_json, open_coco
+from detectron2.utils.logger import create_small_table, wide_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ._instances import InstanceEvaluator, box_proposal_recall, instances_to_coco_json, per_class_table
+from ._instances import InstanceEvaluator, instances_to_coco_json  # noqa: F401
 from .fast_eval_api import COCOeval_opt
-
-__all__ = ["COCOEvaluator", "instances_to_coco_json"]
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(InstanceEvaluator):
-    """Average precision of boxes and masks, or recall of proposals, on any dataset that can be written as COCO json.
+    """Average precision of boxes and masks on any dataset that can be written as COCO json.
 
     Args:
         dataset_name: a registered dataset; without json_file in its metadata it is converted into output_dir.
@@ -61,14 +51,11 @@ class COCOEvaluator(InstanceEvaluator):
         self._max_dets_per_image = [1, 10, limit] if isinstance(limit, int) else list(limit)
         if not hasattr(self._metadata, "json_file"):
             if output_dir is None:
-                raise ValueError(
-                    f"dataset {dataset_name!r} has no json_file; COCOEvaluator needs output_dir to make one"
-                )
+                raise ValueError(f"dataset {dataset_name!r} has no json_file: COCOEvaluator makes one in output_dir")
             path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
             self._metadata.json_file = path
             convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
+        self._coco_api = open_coco(self._metadata.json_file)
         # Test sets come without annotations; then the predictions are only written.
         self._do_evaluation = "annotations" in self._coco_api.dataset
 
@@ -79,12 +66,9 @@ class COCOEvaluator(InstanceEvaluator):
             img_ids: restrict the evaluation to these images.
 
         Returns:
-            {"bbox": {"AP": ..., "AP-<class>": ...}, "segm": ..., "box_proposals": ...}, in percent.
+            {"bbox": {"AP": ..., "AP-<class>": ...}, "segm": ...}, in percent.
         """
         return self._evaluate(img_ids=img_ids) or {}
-
-    def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
-        return ["bbox", "segm"] if any("segmentation" in result for result in predictions) else ["bbox"]
 
     def _to_dataset_ids(self, results: list[dict]) -> None:
         """Replace contiguous category ids by those of the annotation file, in place."""
@@ -95,38 +79,25 @@ class COCOEvaluator(InstanceEvaluator):
         if sorted(original) != list(range(len(id_map))):
             raise AssertionError(f"thing_dataset_id_to_contiguous_id of {self._metadata.name!r} does not map to 0..n-1")
         for result in results:
-            if result["category_id"] not in original:
-                raise AssertionError(
-                    f"class {result['category_id']} predicted, but {self._metadata.name!r} has {len(original)} classes"
-                )
-            result["category_id"] = original[result["category_id"]]
+            category = result["category_id"]
+            if category not in original:
+                raise AssertionError(f"class {category} predicted, but {self._metadata.name!r} has {len(original)}")
+            result["category_id"] = original[category]
 
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[Any] | None = None) -> None:
-        results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
-        tasks = self._tasks or self._tasks_from_predictions(results)
+        results, tasks = self._flat_results(predictions)
         self._to_dataset_ids(results)
         if not self._write_results(results):
             return
-        for task in sorted(tasks):
+        for task in tasks:
             if task not in ("bbox", "segm"):
-                raise (
-                    missing("structures.Keypoints") if task == "keypoints" else AssertionError(f"unknown task {task!r}")
-                )
+                raise missing(f"evaluation of the task {task!r}")
             coco_eval = None
             if results:
-                coco_eval = _evaluate_predictions_on_coco(
-                    self._coco_api,
-                    results,
-                    task,
-                    cocoeval_fn=COCOeval_opt if self._use_fast_impl else COCOeval,
-                    img_ids=img_ids,
-                    max_dets_per_image=self._max_dets_per_image,
-                )
+                options = {"img_ids": img_ids, "max_dets_per_image": self._max_dets_per_image}
+                coco_eval = _evaluate_predictions_on_coco(self._coco_api, results, task, **options)
             class_names = self._metadata.get("thing_classes")
             self._results[task] = self._derive_coco_results(coco_eval, task, class_names=class_names)
-
-    def _recall_of_proposals(self, predictions: list[dict], area: str, limit: int) -> dict[str, Any]:
-        return _evaluate_box_proposals(predictions, self._coco_api, area=area, limit=limit)
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
@@ -137,8 +108,6 @@ class COCOEvaluator(InstanceEvaluator):
         stats = [float(value) * 100 if value >= 0 else float("nan") for value in coco_eval.stats[: len(_METRICS)]]
         results = dict(zip(_METRICS, stats))
         self._logger.info("Evaluation results for %s:\n%s", iou_type, create_small_table(results))
-        if not all(np.isfinite(stats)):
-            self._logger.info("nan: there is no ground truth of that kind")
         if class_names is None or len(class_names) <= 1:
             return results
         # Axes: IoU threshold, recall, class, area range (0 is all), limit of detections (-1 is the largest).
@@ -149,7 +118,7 @@ class COCOEvaluator(InstanceEvaluator):
         for index, name in enumerate(class_names):
             valid = precision[:, :, index][precision[:, :, index] > -1]
             per_class[name] = float(valid.mean() * 100) if valid.size else float("nan")
-        self._logger.info("Per-category %s AP:\n%s", iou_type, per_class_table("AP", per_class))
+        self._logger.info("Per-category %s AP:\n%s", iou_type, wide_table(per_class, ("category", "AP")))
         return results | {f"AP-{name}": value for name, value in per_class.items()}
 
 
@@ -178,11 +147,7 @@ def _evaluate_predictions_on_coco(
     max_dets_per_image: Sequence[int] | None = None,
 ) -> COCOeval:
     """Run COCOeval on result dicts with dataset category ids."""
-    if not coco_results:
-        raise AssertionError("there are no results to evaluate")
     limits = [1, 10, 100] if max_dets_per_image is None else list(max_dets_per_image)
-    if len(limits) < 3:
-        raise AssertionError(f"max_dets_per_image needs three limits, not {limits}")
     if iou_type == "segm":
         # With a box present, pycocotools would take the area of the box for the size of the mask.
         coco_results = [{key: value for key, value in result.items() if key != "bbox"} for result in coco_results]
@@ -197,16 +162,3 @@ def _evaluate_predictions_on_coco(
     coco_eval.accumulate()
     coco_eval.summarize()
     return coco_eval
-
-
-def _evaluate_box_proposals(
-    dataset_predictions: list[dict],
-    coco_api: COCO,
-    thresholds: torch.Tensor | None = None,
-    area: str = "all",
-    limit: int | None = None,
-) -> dict[str, Any]:
-    def truth(image_id: Any) -> list[dict]:
-        return [anno for anno in coco_api.imgToAnns.get(image_id, []) if not anno.get("iscrowd", 0)]
-
-    return box_proposal_recall(dataset_predictions, truth, thresholds, area, limit)

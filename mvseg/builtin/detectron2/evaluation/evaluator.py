@@ -1,12 +1,10 @@
 """The interface of evaluators, and the loop that feeds them."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -51,11 +49,9 @@ class DatasetEvaluators(DatasetEvaluator):
         joined: OrderedDict[str, Any] = OrderedDict()
         for evaluator in self._evaluators:
             result = evaluator.evaluate()
-            if not is_main_process() or result is None:
-                continue
-            repeated = joined.keys() & result.keys()
-            if repeated:
-                raise AssertionError(f"two evaluators report {sorted(repeated)}; rename the task in one of them")
+            result = result if is_main_process() and result is not None else {}
+            if joined.keys() & result.keys():
+                raise AssertionError(f"two evaluators report {sorted(joined.keys() & result.keys())}; rename a task")
             joined.update(result)
         return joined
 
@@ -102,18 +98,12 @@ class _Clock:
     def summary(self) -> None:
         counted = max(1, self.total - max(self.warm_up, 0))
         total, pure = time.perf_counter() - self.start, self.spent["inference"]
-        self.logger.info(
-            "Total inference time: %s (%.6f s/batch, of which the model %.6f; on each of %d processes)",
-            timedelta(seconds=int(total)), total / counted, pure / counted, get_world_size(),
-        )  # fmt: skip
+        numbers = (timedelta(seconds=int(total)), total / counted, pure / counted, get_world_size())
+        text = "Total inference time: %s (%.6f s/batch, of which the model %.6f; on each of %d processes)"
+        self.logger.info(text, *numbers)
 
 
-def inference_on_dataset(
-    model: Callable[[list[dict]], list[dict]] | nn.Module,
-    data_loader: Any,
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
-    callbacks: Mapping[str, Callable[[], None]] | None = None,
-) -> dict[str, Any]:
+def inference_on_dataset(model, data_loader, evaluator, callbacks=None) -> dict[str, Any]:
     """Run a model over a loader and evaluate it.
 
     Args:

@@ -1,18 +1,13 @@
-"""LVIS evaluation: federated AP, also by class frequency, and recall of proposals."""
-
-from __future__ import annotations
+"""LVIS evaluation: federated AP, also by class frequency."""
 
 import copy
-import itertools
 import logging
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from ._instances import InstanceEvaluator, box_proposal_recall
+from ._instances import InstanceEvaluator
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
@@ -30,15 +25,7 @@ class LVISEvaluator(InstanceEvaluator):
 
     _results_file = "lvis_instances_results.json"
 
-    def __init__(
-        self,
-        dataset_name: str,
-        tasks: Sequence[str] | None = None,
-        distributed: bool = True,
-        output_dir: str | None = None,
-        *,
-        max_dets_per_image: int | None = None,
-    ) -> None:
+    def __init__(self, dataset_name, tasks=None, distributed=True, output_dir=None, *, max_dets_per_image=None) -> None:
         from ._lvis_compat import LVIS
 
         self._prepare(dataset_name, tasks, distributed, output_dir)
@@ -48,16 +35,11 @@ class LVISEvaluator(InstanceEvaluator):
         self._do_evaluation = len(self._lvis_api.get_ann_ids()) > 0
 
     def evaluate(self) -> Any:
-        """Evaluate what was processed: {"bbox": {"AP": ..., "APr": ...}, "segm": ..., "box_proposals": ...}."""
+        """Evaluate what was processed: {"bbox": {"AP": ..., "APr": ...}, "segm": ...}."""
         return self._evaluate()
 
-    def _tasks_from_predictions(self, predictions: list[dict]) -> tuple[str, ...]:
-        masks = any("segmentation" in result for prediction in predictions for result in prediction["instances"])
-        return ("bbox", "segm") if masks else ("bbox",)
-
     def _eval_predictions(self, predictions: list[dict]) -> None:
-        results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
-        tasks = self._tasks or self._tasks_from_predictions(predictions)
+        results, tasks = self._flat_results(predictions)
         id_map = self._metadata.get("thing_dataset_id_to_contiguous_id")
         original = {contiguous: dataset_id for dataset_id, contiguous in id_map.items()} if id_map else None
         for result in results:
@@ -66,38 +48,13 @@ class LVISEvaluator(InstanceEvaluator):
             result["category_id"] = original[category] if original else category + 1
         if not self._write_results(results):
             return
-        for task in sorted(tasks):
-            self._results[task] = _evaluate_predictions_on_lvis(
-                self._lvis_api,
-                results,
-                task,
-                max_dets_per_image=self._max_dets_per_image,
-                class_names=self._metadata.get("thing_classes"),
-            )
-
-    def _recall_of_proposals(self, predictions: list[dict], area: str, limit: int) -> dict[str, Any]:
-        return _evaluate_box_proposals(predictions, self._lvis_api, area=area, limit=limit)
-
-
-def _evaluate_box_proposals(
-    dataset_predictions: list[dict],
-    lvis_api: Any,
-    thresholds: torch.Tensor | None = None,
-    area: str = "all",
-    limit: int | None = None,
-) -> dict[str, Any]:
-    def truth(image_id: Any) -> list[dict]:
-        return lvis_api.load_anns(lvis_api.get_ann_ids(img_ids=[image_id]))
-
-    return box_proposal_recall(dataset_predictions, truth, thresholds, area, limit)
+        for task in tasks:
+            limit = self._max_dets_per_image
+            self._results[task] = _evaluate_predictions_on_lvis(self._lvis_api, results, task, limit)
 
 
 def _evaluate_predictions_on_lvis(
-    lvis_gt: Any,
-    lvis_results: list[dict],
-    iou_type: str,
-    max_dets_per_image: int | None = None,
-    class_names: Sequence[str] | None = None,
+    lvis_gt: Any, lvis_results: list[dict], iou_type: str, max_dets_per_image: int | None = None, class_names=None
 ) -> dict[str, float]:
     """Run LVISEval on result dicts with dataset category ids; return the metrics in percent."""
     from ._lvis_compat import LVISResults, ModernLVISEval

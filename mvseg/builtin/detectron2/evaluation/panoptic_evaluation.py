@@ -1,7 +1,5 @@
 """COCO panoptic evaluation: panoptic quality (PQ) of all, thing and stuff classes."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -34,12 +32,9 @@ class COCOPanopticEvaluator(DatasetEvaluator):
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         self._metadata = MetadataCatalog.get(dataset_name)
-        original = {
-            kind: {new: old for old, new in self._metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}
-            for kind in ("thing", "stuff")
-        }
-        self._thing_contiguous_id_to_dataset_id = original["thing"]
-        self._stuff_contiguous_id_to_dataset_id = original["stuff"]
+        things, stuff = (self._metadata.get(f"{kind}_dataset_id_to_contiguous_id") for kind in ("thing", "stuff"))
+        self._thing_contiguous_id_to_dataset_id = {new: old for old, new in things.items()}
+        self._stuff_contiguous_id_to_dataset_id = {new: old for old, new in stuff.items()}
         self._output_dir = output_dir
         if output_dir is not None:
             PathManager.mkdirs(output_dir)
@@ -74,17 +69,11 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             if segments is None:
                 segments = self._segments_of_labels(ids)
                 ids = ids + 1
-            stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-            with io.BytesIO() as buffer:
-                Image.fromarray(id2rgb(ids)).save(buffer, format="PNG")
-                self._predictions.append(
-                    {
-                        "image_id": record["image_id"],
-                        "file_name": f"{stem}.png",
-                        "png_string": buffer.getvalue(),
-                        "segments_info": [self._convert_category_id(segment) for segment in segments],
-                    }
-                )
+            buffer, stem = io.BytesIO(), os.path.splitext(os.path.basename(record["file_name"]))[0]
+            Image.fromarray(id2rgb(ids)).save(buffer, format="PNG")
+            prediction = {"image_id": record["image_id"], "file_name": f"{stem}.png", "png_string": buffer.getvalue()}
+            prediction["segments_info"] = [self._convert_category_id(segment) for segment in segments]
+            self._predictions.append(prediction)
 
     def evaluate(self) -> Any:
         """Return {"panoptic_seg": {"PQ", "SQ", "RQ", "PQ_th", ..., "RQ_st"}} in percent."""
@@ -99,17 +88,19 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             write_json(self._output_dir, "predictions.json", {**content, "annotations": plain})
         counts = self._count(content)
         thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
-        quality = {
-            "All": average(counts, thing),
-            "Things": average(counts, [key for key in thing if thing[key]]),
-            "Stuff": average(counts, [key for key in thing if not thing[key]]),
-        }
-        _print_panoptic_results(quality)
-        results = {
-            f"{metric.upper()}{suffix}": 100 * quality[group][metric]
-            for group, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
-            for metric in ("pq", "sq", "rq")
-        }
+        results, rows = {}, []
+        for group, suffix, kinds in (
+            ("All", "", (True, False)),
+            ("Things", "_th", (True,)),
+            ("Stuff", "_st", (False,)),
+        ):
+            quality = average(counts, [key for key in thing if thing[key] in kinds])
+            own = {f"{metric.upper()}{suffix}": 100 * quality[metric] for metric in ("pq", "sq", "rq")}
+            rows.append([group, *own.values(), quality["n"]])
+            results |= own
+        head = ["", "PQ", "SQ", "RQ", "#categories"]
+        table = tabulate(rows, headers=head, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")
+        logger.info("Panoptic Evaluation Results:\n%s", table)
         return OrderedDict({"panoptic_seg": results})
 
     def _count(self, content: dict) -> dict[int, ClassCounts]:
@@ -128,13 +119,3 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             except ValueError as error:
                 raise ValueError(f"image {image_id}: {error}") from error
         return counts
-
-
-def _print_panoptic_results(pq_res: dict[str, dict[str, float]]) -> None:
-    rows = [
-        [group, *(pq_res[group][metric] * 100 for metric in ("pq", "sq", "rq")), pq_res[group]["n"]]
-        for group in ("All", "Things", "Stuff")
-    ]
-    headers = ["", "PQ", "SQ", "RQ", "#categories"]
-    table = tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")
-    logger.info("Panoptic Evaluation Results:\n%s", table)

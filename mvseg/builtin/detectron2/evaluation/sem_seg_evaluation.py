@@ -1,6 +1,4 @@
-"""Semantic segmentation: IoU, accuracy, and IoU of the class borders."""
-
-from __future__ import annotations
+"""Semantic segmentation: IoU and accuracy."""
 
 import itertools
 import logging
@@ -9,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
@@ -20,8 +17,6 @@ from PIL import Image
 
 from ._instances import write_json
 from .evaluator import DatasetEvaluator
-
-_CV2_IMPORTED = True
 
 
 def load_image_into_numpy_array(filename: str, dtype: np.dtype | str | None = None) -> np.ndarray:
@@ -60,31 +55,21 @@ class SemSegEvaluator(DatasetEvaluator):
         if num_classes is not None or ignore_label is not None:
             self._logger.warning("SemSegEvaluator: num_classes and ignore_label are taken from the metadata")
         meta = MetadataCatalog.get(dataset_name)
-        self._dataset_name = dataset_name
-        self._distributed = distributed
-        self._output_dir = output_dir
-        self._cpu_device = torch.device("cpu")
-        self.sem_seg_loading_fn = sem_seg_loading_fn
-        self.input_file_to_gt_file = {
-            record["file_name"]: record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)
-        }
+        self._dataset_name, self._distributed, self._output_dir = dataset_name, distributed, output_dir
+        self._cpu_device, self.sem_seg_loading_fn = torch.device("cpu"), sem_seg_loading_fn
+        records = DatasetCatalog.get(dataset_name)
+        self.input_file_to_gt_file = {record["file_name"]: record["sem_seg_file_name"] for record in records}
         id_map = meta.get("stuff_dataset_id_to_contiguous_id")
         self._contiguous_id_to_dataset_id = {new: old for old, new in id_map.items()} if id_map else None
         self._class_names = meta.stuff_classes
         self._num_classes = len(meta.stuff_classes)
-        if num_classes is not None and num_classes != self._num_classes:
-            raise AssertionError(f"{num_classes} classes, but dataset {dataset_name!r} has {self._num_classes}")
         self._ignore_label = meta.get("ignore_label", ignore_label)
-        # The borders are computed on uint8 labels.
-        self._compute_boundary_iou = self._num_classes < np.iinfo(np.uint8).max
-        if not self._compute_boundary_iou:
-            self._logger.warning("%d classes are too many for boundary IoU", self._num_classes)
 
     def reset(self) -> None:
         """Forget everything."""
         shape = (self._num_classes + 1, self._num_classes + 1)
         # Rows are predicted, columns true classes; the last of each is "ignored".
-        self._conf_matrix, self._b_conf_matrix = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        self._conf_matrix = np.zeros(shape, dtype=np.int64)
         self._predictions = []
 
     def _confusion(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -99,20 +84,17 @@ class SemSegEvaluator(DatasetEvaluator):
             truth = self.sem_seg_loading_fn(self.input_file_to_gt_file[record["file_name"]], dtype=int)
             truth = np.where(truth == self._ignore_label, self._num_classes, truth)
             self._conf_matrix += self._confusion(predicted, truth)
-            if self._compute_boundary_iou:
-                borders = [self._mask_to_boundary(labels.astype(np.uint8)) for labels in (predicted, truth)]
-                self._b_conf_matrix += self._confusion(*borders)
             self._predictions.extend(self.encode_json_sem_seg(predicted, record["file_name"]))
 
     def evaluate(self) -> Any:
         """Return {"sem_seg": {"mIoU", "fwIoU", "IoU-<class>", ..., "mACC", "pACC", "ACC-<class>"}} in percent."""
         if self._distributed:
             synchronize()
-            gathered = [all_gather(part) for part in (self._conf_matrix, self._b_conf_matrix, self._predictions)]
+            matrices, predictions = all_gather(self._conf_matrix), all_gather(self._predictions)
             if not is_main_process():
                 return None
-            self._conf_matrix, self._b_conf_matrix = sum(gathered[0]), sum(gathered[1])
-            self._predictions = list(itertools.chain.from_iterable(gathered[2]))
+            self._conf_matrix = sum(matrices)
+            self._predictions = list(itertools.chain.from_iterable(predictions))
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             write_json(self._output_dir, "sem_seg_predictions.json", self._predictions)
@@ -129,18 +111,9 @@ class SemSegEvaluator(DatasetEvaluator):
         union = true_pixels + self._conf_matrix[:-1, :-1].sum(axis=1) - hits
         present = true_pixels > 0
         accuracy, iou = _divide(hits, true_pixels), np.where(present, _divide(hits, union), np.nan)
-        results = {
-            "mIoU": 100 * np.nanmean(iou),
-            "fwIoU": 100 * np.nansum(iou * true_pixels / true_pixels.sum()),
-        }
-        border = self._b_conf_matrix[:-1, :-1]
-        border_hits = border.diagonal().astype(float)
-        border_iou = _divide(border_hits, border.sum(axis=0) + border.sum(axis=1) - border_hits)
-        for name, whole, edge in zip(self._class_names, iou, border_iou):
-            results[f"IoU-{name}"] = 100 * whole
-            if self._compute_boundary_iou:
-                results[f"BoundaryIoU-{name}"] = 100 * edge
-                results[f"min(IoU, B-Iou)-{name}"] = 100 * min(whole, edge)
+        frequency = true_pixels / true_pixels.sum()
+        results = {"mIoU": 100 * np.nanmean(iou), "fwIoU": 100 * np.nansum(iou * frequency)}
+        results |= {f"IoU-{name}": 100 * value for name, value in zip(self._class_names, iou)}
         results |= {"mACC": 100 * np.nanmean(accuracy), "pACC": 100 * hits.sum() / true_pixels.sum()}
         return results | {f"ACC-{name}": 100 * value for name, value in zip(self._class_names, accuracy)}
 
@@ -155,15 +128,3 @@ class SemSegEvaluator(DatasetEvaluator):
             rle["counts"] = rle["counts"].decode("ascii")
             results.append({"file_name": input_file_name, "category_id": category, "segmentation": rle})
         return results
-
-    def _mask_to_boundary(self, mask: np.ndarray, dilation_ratio: float = 0.02) -> np.ndarray:
-        """Remove the inside, further from the border than a share of the image diagonal.
-
-        Source: Cheng et al., Boundary IoU, CVPR 2021, section 4.
-        """
-        width = max(1, round(dilation_ratio * float(np.hypot(*mask.shape))))
-        # Pixels outside the image count as another class, so that image edges are borders, too.
-        eroded = cv2.erode(
-            mask, np.ones((3, 3), np.uint8), iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=0
-        )
-        return mask - eroded

@@ -1,7 +1,5 @@
 """Printing, flattening and checking of evaluation results."""
 
-from __future__ import annotations
-
 import logging
 import pprint
 import sys
@@ -15,8 +13,6 @@ logger = logging.getLogger(__name__)
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
     """Log the main metrics as lines that can be copied into a table (metrics with a "-" in the name are per class)."""
-    if not isinstance(results, Mapping) and len(results):
-        raise AssertionError(f"results must be a dict of tasks, not {type(results).__name__}")
     for task, metrics in results.items():
         if not isinstance(metrics, Mapping):
             logger.info("copypaste: %s=%s", task, metrics)

@@ -1,7 +1,5 @@
 """Base of the blocks that a backbone is made of."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from .batch_norm import FrozenBatchNorm2d
@@ -12,9 +10,7 @@ class CNNBlockBase(nn.Module):
 
     def __init__(self, in_channels, out_channels, stride):
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
 
     def freeze(self):
         """Stop learning: no gradients, and batch norms with fixed statistics; returns the block."""

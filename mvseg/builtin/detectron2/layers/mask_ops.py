@@ -1,7 +1,5 @@
 """Pasting fixed-size masks, each relative to a box, into images."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,19 +20,14 @@ def paste_masks_in_image(masks: Tensor, boxes: Tensor, image_shape: tuple[int, i
     Returns:
         (N, height, width) bool, or uint8 in 0..255 for a negative threshold.
     """
-    if masks.shape[-1] != masks.shape[-2]:
-        raise AssertionError(f"Masks relative to boxes are square, not {tuple(masks.shape)}")
     if len(masks) == 0:
         return masks.new_empty((0, *image_shape), dtype=torch.uint8)
     boxes = getattr(boxes, "tensor", boxes)
-    if len(boxes) != len(masks):
-        raise AssertionError(f"{len(boxes)} boxes for {len(masks)} masks")
     height, width = (int(side) for side in image_shape)
     on_cpu = masks.device.type == "cpu"
     # On the CPU one mask at a time, only around its box; elsewhere few large kernels.
     chunk = 1 if on_cpu else max(1, _CHUNK_BYTES // (height * width * 16))
-    result = torch.zeros(len(masks), height, width, dtype=torch.bool if threshold >= 0 else torch.uint8)
-    result = result.to(masks.device)
+    result = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
     for start in range(0, len(masks), chunk):
         part = slice(start, start + chunk)
         values, (rows, columns) = _do_paste_mask(masks[part, None], boxes[part], height, width, skip_empty=on_cpu)

@@ -1,12 +1,8 @@
 """Non-maximum suppression."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torchvision.ops import boxes as box_ops
-from torchvision.ops import nms
-
-__all__ = ["batched_nms", "nms"]
+from torchvision.ops import nms  # noqa: F401
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:

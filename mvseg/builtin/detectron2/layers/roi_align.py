@@ -1,7 +1,5 @@
 """RoIAlign as a module."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -18,24 +16,13 @@ class ROIAlign(nn.Module):
 
     def __init__(self, output_size, spatial_scale, sampling_ratio, aligned=True):
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        self.output_size, self.spatial_scale = output_size, spatial_scale
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """Pool (N, C, H, W) at rois (R, 5) = image index and corners; gives (R, C, height, width)."""
-        if rois.dim() != 2 or rois.shape[1] != 5:
-            raise AssertionError(f"Regions are (R, 5), not {tuple(rois.shape)}")
-        return roi_align(
-            input,
-            rois.to(dtype=input.dtype),
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            self.aligned,
-        )
+        sampling = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+        return roi_align(input, rois.to(dtype=input.dtype), *sampling)
 
-    def __repr__(self) -> str:
-        names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
-        return f"ROIAlign({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
+    def extra_repr(self) -> str:
+        return f"{self.output_size}, scale={self.spatial_scale}, sampling={self.sampling_ratio}, {self.aligned=}"

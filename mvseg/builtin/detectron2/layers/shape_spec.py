@@ -1,7 +1,5 @@
 """The shape of a feature map as far as it is known before an image comes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,13 +1,11 @@
 """Anchors: reference boxes of several sizes and shapes on the grid of each feature map."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..config import configurable
+from ..config.config import configurable, read_keys
 from ..layers import ShapeSpec
 from ..structures import Boxes
 from ..utils.registry import Registry
@@ -45,8 +43,6 @@ def _create_grid_offsets(
 
 def _broadcast_params(params, num_features: int, name: str):
     """One list for each feature: a flat list, or a list with one list, is repeated."""
-    if not isinstance(params, Sequence) or not params:
-        raise AssertionError(f"Anchor {name} must be a list with at least one value, not {params!r}")
     nested = params if isinstance(params[0], Sequence) else [params]
     if len(nested) not in (1, num_features):
         raise AssertionError(f"Anchor {name} are given for {len(nested)} features, the generator has {num_features}")
@@ -64,22 +60,16 @@ class DefaultAnchorGenerator(nn.Module):
         super().__init__()
         if not 0 <= offset < 1:
             raise AssertionError(f"MODEL.ANCHOR_GENERATOR.OFFSET must be in [0, 1), not {offset}")
-        self.strides = strides
-        self.num_features = len(strides)
-        self.offset = offset
-        sizes = _broadcast_params(sizes, self.num_features, "sizes")
-        aspect_ratios = _broadcast_params(aspect_ratios, self.num_features, "aspect_ratios")
-        self.cell_anchors = self._calculate_anchors(sizes, aspect_ratios)
+        self.strides, self.num_features, self.offset = strides, len(strides), offset
+        shapes = [_broadcast_params(sizes, self.num_features, "sizes")]
+        shapes.append(_broadcast_params(aspect_ratios, self.num_features, "aspect_ratios"))
+        self.cell_anchors = self._calculate_anchors(*shapes)
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         options = cfg.MODEL.ANCHOR_GENERATOR
-        return {
-            "sizes": options.SIZES,
-            "aspect_ratios": options.ASPECT_RATIOS,
-            "strides": [shape.stride for shape in input_shape],
-            "offset": options.OFFSET,
-        }
+        strides = [shape.stride for shape in input_shape]
+        return {**read_keys(options, "SIZES ASPECT_RATIOS OFFSET"), "strides": strides}
 
     def _calculate_anchors(self, sizes, aspect_ratios) -> BufferList:
         return BufferList([self.generate_cell_anchors(*pair).float() for pair in zip(sizes, aspect_ratios)])
@@ -105,9 +95,8 @@ class DefaultAnchorGenerator(nn.Module):
 
     def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)) -> Tensor:
         """(sizes * ratios, 4) anchors around the origin, the ratio changing fastest."""
-        size, ratio = torch.meshgrid(
-            torch.tensor(sizes, dtype=torch.float64), torch.tensor(aspect_ratios, dtype=torch.float64), indexing="ij"
-        )
+        values = (torch.tensor(numbers, dtype=torch.float64) for numbers in (sizes, aspect_ratios))
+        size, ratio = torch.meshgrid(*values, indexing="ij")
         half = torch.stack((size / ratio.sqrt(), size * ratio.sqrt()), dim=-1).reshape(-1, 2) / 2
         return torch.cat((-half, half), dim=1).float()
 

@@ -1,7 +1,5 @@
 """Boxes as offsets from reference boxes (Girshick et al. 2014, appendix C), and losses on them."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -9,12 +7,9 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 
 from ..layers import cat, ciou_loss, diou_loss
-from ..structures import Boxes
 
 # Sizes grow at most by this factor (as a logarithm): 1000 pixels from a 16 pixel anchor.
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
-
-__all__ = ["Box2BoxTransform"]
 
 
 class Box2BoxTransform:
@@ -26,8 +21,6 @@ class Box2BoxTransform:
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Offsets (N, 4) that lead from `src_boxes` to `target_boxes`, both (N, 4) corners."""
-        if not (isinstance(src_boxes, Tensor) and isinstance(target_boxes, Tensor)):
-            raise AssertionError(f"Tensors needed, not {type(src_boxes)} and {type(target_boxes)}")
         source_centre, source_size = _centre_and_size(src_boxes)
         target_centre, target_size = _centre_and_size(target_boxes)
         if not (source_size[..., 0] > 0).all():
@@ -63,13 +56,7 @@ _OVERLAP_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
 def _dense_box_regression_loss(
-    anchors: list[Boxes | Tensor],
-    box2box_transform: Box2BoxTransform,
-    pred_anchor_deltas: list[Tensor],
-    gt_boxes: list[Tensor],
-    fg_mask: Tensor,
-    box_reg_loss_type="smooth_l1",
-    smooth_l1_beta=0.0,
+    anchors, box2box_transform, pred_anchor_deltas, gt_boxes, fg_mask, box_reg_loss_type="smooth_l1", smooth_l1_beta=0.0
 ) -> Tensor:
     """Sum of the box losses of all foreground anchors.
 

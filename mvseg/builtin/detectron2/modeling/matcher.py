@@ -1,7 +1,5 @@
 """Which ground truth an anchor or proposal belongs to, by thresholds on the overlap."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -28,14 +26,10 @@ class Matcher:
         Returns:
             (predictions,) int64 index of the best ground truth (0 if there is none), and (predictions,) int8 labels.
         """
-        if match_quality_matrix.dim() != 2:
-            raise AssertionError(f"A (ground truths, predictions) matrix, not {tuple(match_quality_matrix.shape)}")
         number = match_quality_matrix.shape[1]
         if match_quality_matrix.numel() == 0:
             matches = torch.zeros(number, dtype=torch.int64, device=match_quality_matrix.device)
             return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
-        if not (match_quality_matrix >= 0).all():
-            raise AssertionError("Match qualities must not be negative")
         best, matches = match_quality_matrix.max(dim=0)
         bands = torch.bucketize(best, best.new_tensor(self.thresholds[1:-1]), right=True)
         match_labels = torch.tensor(self.labels, dtype=torch.int8, device=best.device)[bands]

@@ -1,7 +1,5 @@
 """Region features from a feature pyramid: each box from the level that fits its size."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,8 +8,6 @@ from torchvision.ops import RoIPool
 
 from ..layers import ROIAlign, cat
 from ..structures import Boxes
-
-__all__ = ["ROIPooler"]
 
 
 def assign_boxes_to_levels(
@@ -64,16 +60,14 @@ class ROIPooler(nn.Module):
     def __init__(self, output_size, scales, sampling_ratio, pooler_type, canonical_box_size=224, canonical_level=4):
         super().__init__()
         self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-        self.level_poolers = nn.ModuleList(
-            _make_pooler(pooler_type, self.output_size, scale, sampling_ratio) for scale in scales
-        )
+        poolers = [_make_pooler(pooler_type, self.output_size, scale, sampling_ratio) for scale in scales]
+        self.level_poolers = nn.ModuleList(poolers)
         self.min_level, self.max_level = _level_of(scales[0]), _level_of(scales[-1])
         if self.max_level - self.min_level + 1 != len(scales):
             raise AssertionError(f"Feature scales must halve from level to level: {list(scales)}")
         if self.min_level <= 0:
             raise AssertionError(f"The finest feature scale must be below 1: {list(scales)}")
-        self.canonical_box_size = canonical_box_size
-        self.canonical_level = canonical_level
+        self.canonical_box_size, self.canonical_level = canonical_box_size, canonical_level
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """Pool.
@@ -85,12 +79,10 @@ class ROIPooler(nn.Module):
         Returns:
             (R, C, height, width) for all boxes, image by image.
         """
-        if not isinstance(x, list) or not isinstance(box_lists, list):
-            raise AssertionError("ROIPooler takes a list of features and a list of boxes")
-        if len(x) != len(self.level_poolers):
-            raise AssertionError(f"{len(x)} feature levels for a pooler of {len(self.level_poolers)}")
-        if len(box_lists) != x[0].shape[0]:
-            raise AssertionError(f"Boxes of {len(box_lists)} images for features of {x[0].shape[0]}")
+        if (len(x), len(box_lists)) != (len(self.level_poolers), len(x[0])):
+            raise AssertionError(
+                f"{len(x)} levels of {len(x[0])} images do not fit the pooler or the {len(box_lists)} lists"
+            )
         total = sum(len(boxes) for boxes in box_lists)
         result = x[0].new_zeros((total, x[0].shape[1], *self.output_size))
         if total == 0:
@@ -98,9 +90,8 @@ class ROIPooler(nn.Module):
         regions = convert_boxes_to_pooler_format(box_lists)
         if len(x) == 1:
             return self.level_poolers[0](x[0], regions)
-        levels = assign_boxes_to_levels(
-            box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
-        )
+        rule = (self.min_level, self.max_level, self.canonical_box_size, self.canonical_level)
+        levels = assign_boxes_to_levels(box_lists, *rule)
         for level, (features, pool) in enumerate(zip(x, self.level_poolers)):
             rows = (levels == level).nonzero().squeeze(1)
             # Also without boxes on this level: every level stays in the graph.

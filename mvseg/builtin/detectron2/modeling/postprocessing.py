@@ -1,13 +1,9 @@
 """From the size of the network's input to the size that was asked for."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..structures import Instances, ROIMasks
-
-__all__ = ["detector_postprocess", "sem_seg_postprocess"]
 
 
 def detector_postprocess(
@@ -27,12 +23,7 @@ def detector_postprocess(
     height, width = (int(side) for side in (output_height, output_width))
     scale_y, scale_x = height / results.image_size[0], width / results.image_size[1]
     results = Instances((height, width), **results.get_fields())
-    for name in ("pred_boxes", "proposal_boxes"):
-        if results.has(name):
-            boxes = results.get(name)
-            break
-    else:
-        raise AssertionError("Detections have neither pred_boxes nor proposal_boxes")
+    boxes = results.get("pred_boxes" if results.has("pred_boxes") else "proposal_boxes")
     # In place, as the boxes belong to the caller's Instances too; callers rely on it.
     boxes.scale(scale_x, scale_y)
     boxes.clip(results.image_size)
@@ -41,9 +32,6 @@ def detector_postprocess(
         masks = results.pred_masks
         masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])
         results.pred_masks = masks.to_bitmasks(results.pred_boxes, height, width, mask_threshold).tensor
-    if results.has("pred_keypoints"):
-        results.pred_keypoints[:, :, 0] *= scale_x
-        results.pred_keypoints[:, :, 1] *= scale_y
     return results
 
 

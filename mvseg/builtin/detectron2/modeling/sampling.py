@@ -1,13 +1,9 @@
 """Random choice of positives and negatives with a fixed share."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 from ..layers import nonzero_tuple
-
-__all__ = ["subsample_labels"]
 
 
 def subsample_labels(

@@ -1,27 +1,9 @@
 """Optimizers and learning-rate schedules from the SOLVER section."""
 
-from detectron2.solver.build import (
-    build_lr_scheduler,
-    build_optimizer,
-    get_default_optimizer_params,
-    maybe_add_gradient_clipping,
-)
-from detectron2.solver.lr_scheduler import (
-    LRMultiplier,
-    LRScheduler,
-    WarmupCosineLR,
-    WarmupMultiStepLR,
-    WarmupParamScheduler,
-)
+# ruff: noqa: F401 (re-exports)
 
-__all__ = [
-    "LRMultiplier",
-    "LRScheduler",
-    "WarmupCosineLR",
-    "WarmupMultiStepLR",
-    "WarmupParamScheduler",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "get_default_optimizer_params",
-    "maybe_add_gradient_clipping",
-]
+from .._missing import module_getattr
+from .build import build_lr_scheduler, build_optimizer, get_default_optimizer_params, maybe_add_gradient_clipping
+from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
+
+__getattr__ = module_getattr(__name__)

@@ -1,7 +1,5 @@
 """Optimizer, parameter groups, gradient clipping and schedule from a config."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable
@@ -11,20 +9,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
-from fvcore.common.param_scheduler import (
-    CosineParamScheduler,
-    MultiStepParamScheduler,
-    ParamScheduler,
-)
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-_NORM_TYPES = (
-    nn.modules.batchnorm._NormBase,  # batch, sync and instance norm
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
+# _NormBase: batch, sync and instance norm.
+_NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
 class GradientClipType(Enum):
@@ -43,13 +33,15 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[Optimizer]) -> typ
     if not settings.ENABLED:
         return optimizer
     base = type(optimizer) if isinstance(optimizer, Optimizer) else optimizer
-    clip = _gradient_clipper(GradientClipType(settings.CLIP_TYPE), settings.CLIP_VALUE, settings.NORM_TYPE)
+    by_value = GradientClipType(settings.CLIP_TYPE) is GradientClipType.VALUE
 
     def step(self: Optimizer, closure: Callable | None = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    clip(parameter)
+                if parameter.grad is not None and by_value:
+                    nn.utils.clip_grad_value_(parameter, settings.CLIP_VALUE)
+                elif parameter.grad is not None:
+                    nn.utils.clip_grad_norm_(parameter, settings.CLIP_VALUE, settings.NORM_TYPE)
         return base.step(self, closure)
 
     clipping = type(f"{base.__name__}WithGradientClip", (base,), {"step": step})
@@ -59,30 +51,13 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[Optimizer]) -> typ
     return clipping
 
 
-def _gradient_clipper(kind: GradientClipType, limit: float, norm_type: float) -> Callable[[torch.Tensor], Any]:
-    if kind is GradientClipType.VALUE:
-        return lambda parameter: nn.utils.clip_grad_value_(parameter, limit)
-    return lambda parameter: nn.utils.clip_grad_norm_(parameter, limit, norm_type)
-
-
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """SGD with the settings of SOLVER."""
     solver = cfg.SOLVER
-    groups = get_default_optimizer_params(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-    )
-    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
-        groups,
-        lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        weight_decay=solver.WEIGHT_DECAY,
-        foreach=True,
-    )
+    special = ("weight_decay_norm", "bias_lr_factor", "weight_decay_bias")
+    groups = get_default_optimizer_params(model, solver.BASE_LR, **{name: solver[name.upper()] for name in special})
+    options = {name: solver[name.upper()] for name in ("momentum", "nesterov", "weight_decay")}
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(groups, lr=solver.BASE_LR, foreach=True, **options)
 
 
 def get_default_optimizer_params(
@@ -146,45 +121,31 @@ def reduce_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule that SOLVER.LR_SCHEDULER_NAME names, with warmup in front."""
     solver = cfg.SOLVER
-    schedule = WarmupParamScheduler(
-        _schedule(solver),
-        solver.WARMUP_FACTOR,
-        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
-        solver.WARMUP_METHOD,
-        solver.RESCALE_INTERVAL,
-    )
+    length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    warmup = (solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL)
+    schedule = WarmupParamScheduler(_schedule(solver), *warmup)
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
 
 
 def _schedule(solver: CfgNode) -> ParamScheduler:
     """Multiplier of the learning rate over the share of the training that is done."""
-    match solver.LR_SCHEDULER_NAME:
-        case "WarmupMultiStepLR":
-            steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
-            if len(steps) != len(solver.STEPS):
-                logging.getLogger(__name__).warning(
-                    "SOLVER.STEPS %s beyond MAX_ITER %d are ignored", tuple(solver.STEPS), solver.MAX_ITER
-                )
-            return MultiStepParamScheduler(
-                values=[solver.GAMMA**k for k in range(len(steps) + 1)],
-                milestones=steps,
-                num_updates=solver.MAX_ITER,
-            )
-        case "WarmupCosineLR":
-            end_value = solver.BASE_LR_END / solver.BASE_LR
-            if not 0.0 <= end_value <= 1.0:
-                raise ValueError(f"SOLVER.BASE_LR_END {solver.BASE_LR_END} must lie in [0, BASE_LR {solver.BASE_LR}]")
-            return CosineParamScheduler(1.0, end_value)
-        case "WarmupStepWithFixedGammaLR":
-            # Parts of equal length. fvcore's own schedule of this name has no value for the end of the training,
-            # which the scheduler asks for after the last iteration.
-            parts = solver.NUM_DECAYS + 1
-            return MultiStepParamScheduler(
-                values=[solver.GAMMA**k for k in range(parts)],
-                milestones=[math.ceil(k * solver.MAX_ITER / parts) for k in range(1, parts)],
-                num_updates=solver.MAX_ITER,
-            )
-    raise ValueError(
-        f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}: there are WarmupMultiStepLR, WarmupCosineLR "
-        "and WarmupStepWithFixedGammaLR"
-    )
+    name, end = solver.LR_SCHEDULER_NAME, solver.MAX_ITER
+    if name == "WarmupCosineLR":
+        end_value = solver.BASE_LR_END / solver.BASE_LR
+        if not 0.0 <= end_value <= 1.0:
+            raise ValueError(f"SOLVER.BASE_LR_END {solver.BASE_LR_END} must lie in [0, BASE_LR {solver.BASE_LR}]")
+        return CosineParamScheduler(1.0, end_value)
+    if name == "WarmupMultiStepLR":
+        steps = [step for step in solver.STEPS if step <= end]
+        if len(steps) != len(solver.STEPS):
+            logger = logging.getLogger(__name__)
+            logger.warning("SOLVER.STEPS %s beyond MAX_ITER %d are ignored", tuple(solver.STEPS), end)
+    elif name == "WarmupStepWithFixedGammaLR":
+        # Parts of equal length. fvcore's own schedule of this name has no value for the end of the training,
+        # which the scheduler asks for after the last iteration.
+        parts = solver.NUM_DECAYS + 1
+        steps = [math.ceil(part * end / parts) for part in range(1, parts)]
+    else:
+        known = "WarmupMultiStepLR, WarmupCosineLR and WarmupStepWithFixedGammaLR"
+        raise ValueError(f"SOLVER.LR_SCHEDULER_NAME {name!r}: there are {known}")
+    return MultiStepParamScheduler([solver.GAMMA**part for part in range(len(steps) + 1)], end, milestones=steps)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from enum import IntEnum, unique
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .._missing import missing
 
 
 @unique
@@ -34,52 +35,18 @@ class BoxMode(IntEnum):
         """
         if from_mode == to_mode:
             return box
-        single = isinstance(box, (list, tuple))
-        wanted = 5 if from_mode == BoxMode.XYWHA_ABS else 4
-        if (len(box) if single else box.shape[-1]) != wanted:
-            raise AssertionError(f"A box in mode {BoxMode(from_mode).name} is {wanted} numbers long: {box!r}")
-        values = (
-            torch.tensor(box)[None] if single else torch.as_tensor(np.asarray(box) if _is_array(box) else box).clone()
-        )
-        if to_mode in _RELATIVE or from_mode in _RELATIVE:
-            raise AssertionError("Relative boxes need the image size, which BoxMode.convert does not know")
-        values = _convert_values(values, from_mode, to_mode)
-        if single:
-            return type(box)(values.flatten().tolist())
-        return values.numpy() if _is_array(box) else values
-
-
-_RELATIVE = (BoxMode.XYXY_REL, BoxMode.XYWH_REL)
-
-
-def _is_array(box) -> bool:
-    return isinstance(box, np.ndarray)
-
-
-def _convert_values(values: Tensor, from_mode: BoxMode, to_mode: BoxMode) -> Tensor:
-    if from_mode == BoxMode.XYWHA_ABS and to_mode == BoxMode.XYXY_ABS:
-        return _enclosing_box(values)
-    if from_mode == BoxMode.XYWH_ABS and to_mode == BoxMode.XYWHA_ABS:
-        corner, size = values.double().split(2, dim=-1)
-        rotated = torch.cat((corner + size / 2, size, torch.zeros_like(size[..., :1])), dim=-1)
-        return rotated.to(values.dtype)
-    if (from_mode, to_mode) == (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
-        values[..., 2:] += values[..., :2]
-        return values
-    if (from_mode, to_mode) == (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        values[..., 2:] -= values[..., :2]
-        return values
-    raise NotImplementedError(f"No conversion of boxes from {from_mode!r} to {to_mode!r}")
-
-
-def _enclosing_box(rotated: Tensor) -> Tensor:
-    """Smallest upright box around each rotated one."""
-    values = rotated.double()
-    centre, width, height = values[..., :2], values[..., 2], values[..., 3]
-    angle = values[..., 4] * (math.pi / 180)
-    cos, sin = angle.cos().abs(), angle.sin().abs()
-    half = torch.stack((cos * width + sin * height, sin * width + cos * height), dim=-1) / 2
-    return torch.cat((centre - half, centre + half), dim=-1).to(rotated.dtype)
+        signs = {(BoxMode.XYWH_ABS, BoxMode.XYXY_ABS): 1, (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS): -1}
+        if (from_mode, to_mode) not in signs:
+            if {from_mode, to_mode} & {BoxMode.XYXY_REL, BoxMode.XYWH_REL}:
+                raise AssertionError("Relative boxes need the image size, which BoxMode.convert does not know")
+            raise missing(f"structures.BoxMode.convert from {from_mode!r} to {to_mode!r}")
+        values = box.clone() if isinstance(box, Tensor) else torch.tensor(box)
+        if values.shape[-1:] != (4,):
+            raise AssertionError(f"A box in mode {BoxMode(from_mode).name} is 4 numbers long: {box!r}")
+        values[..., 2:] += signs[from_mode, to_mode] * values[..., :2]
+        if isinstance(box, (list, tuple)):
+            return type(box)(values.tolist())
+        return values.numpy() if isinstance(box, np.ndarray) else values
 
 
 class Boxes:
@@ -101,18 +68,14 @@ class Boxes:
 
     def area(self) -> Tensor:
         """(N,) areas in square pixels."""
-        size = self.tensor[:, 2:] - self.tensor[:, :2]
-        return size[:, 0] * size[:, 1]
+        return (self.tensor[:, 2:] - self.tensor[:, :2]).prod(dim=1)
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Move all corners into an image of size (height, width), in place."""
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("Cannot clip boxes: they contain inf or nan")
         height, width = box_size
-        x0, y0, x1, y1 = self.tensor.unbind(dim=1)
-        self.tensor = torch.stack(
-            (x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)), dim=1
-        )
+        self.tensor = self.tensor.clamp(min=0).minimum(self.tensor.new_tensor((width, height) * 2))
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
         """(N,) bool: both sides are longer than `threshold`."""
@@ -120,11 +83,7 @@ class Boxes:
 
     def __getitem__(self, item) -> Boxes:
         """Boxes at an index, slice, bool mask or index tensor; an integer gives one box, still as (1, 4)."""
-        picked = self.tensor[item]
-        if isinstance(item, int):
-            picked = picked[None]
-        if picked.dim() != 2:
-            raise AssertionError(f"Indexing Boxes with {item!r} does not give an (N, 4) tensor")
+        picked = self.tensor[item][None] if isinstance(item, int) else self.tensor[item]
         return Boxes(picked)
 
     def __len__(self) -> int:
@@ -151,11 +110,7 @@ class Boxes:
     @classmethod
     def cat(cls, boxes_list: list[Boxes]) -> Boxes:
         """All boxes of a list in one."""
-        if not all(isinstance(boxes, Boxes) for boxes in boxes_list):
-            raise AssertionError("Boxes.cat joins a list of Boxes")
-        if not boxes_list:
-            return cls(torch.empty(0, 4))
-        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0, 4))
 
     @property
     def device(self) -> torch.device:
@@ -176,14 +131,12 @@ def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) intersection over union of all pairs; 0 where the boxes do not meet."""
     intersection = pairwise_intersection(boxes1, boxes2)
-    union = boxes1.area()[:, None] + boxes2.area() - intersection
-    return _share(intersection, union)
+    return _share(intersection, boxes1.area()[:, None] + boxes2.area() - intersection)
 
 
 def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) intersection over the area of the second box."""
-    intersection = pairwise_intersection(boxes1, boxes2)
-    return _share(intersection, boxes2.area()[None])
+    return _share(pairwise_intersection(boxes1, boxes2), boxes2.area()[None])
 
 
 def _share(intersection: Tensor, whole: Tensor) -> Tensor:
@@ -194,15 +147,4 @@ def _share(intersection: Tensor, whole: Tensor) -> Tensor:
 def pairwise_point_box_distance(points: Tensor, boxes: Boxes) -> Tensor:
     """(P, N, 4) distances of points (P, 2) to the left, top, right and bottom edge; all positive inside the box."""
     points = points[:, None]
-    corners = boxes.tensor[None]
-    return torch.cat((points - corners[..., :2], corners[..., 2:] - points), dim=-1)
-
-
-def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N,) intersection over union of box i with box i."""
-    if len(boxes1) != len(boxes2):
-        raise AssertionError(f"Boxes of equal number needed, not {len(boxes1)} and {len(boxes2)}")
-    first, second = boxes1.tensor, boxes2.tensor
-    size = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
-    intersection = size.clamp(min=0).prod(dim=1)
-    return intersection / (boxes1.area() + boxes2.area() - intersection)
+    return torch.cat((points - boxes.tensor[:, :2], boxes.tensor[:, 2:] - points), dim=-1)

@@ -12,8 +12,7 @@ class ImageList:
     """Padded images `tensor` (N, ..., H, W), with the size (height, width) of each before padding in `image_sizes`."""
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]):
-        self.tensor = tensor
-        self.image_sizes = image_sizes
+        self.tensor, self.image_sizes = tensor, image_sizes
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -31,12 +30,7 @@ class ImageList:
         return self.tensor.device
 
     @staticmethod
-    def from_tensors(
-        tensors: list[Tensor],
-        size_divisibility: int = 0,
-        pad_value: float = 0.0,
-        padding_constraints: dict[str, int] | None = None,
-    ) -> ImageList:
+    def from_tensors(tensors, size_divisibility=0, pad_value=0.0, padding_constraints=None) -> ImageList:
         """Pad images at the right and bottom to one size.
 
         Args:
@@ -49,12 +43,8 @@ class ImageList:
         Returns:
             The batch; its tensor is contiguous and has the dtype of the first image.
         """
-        if not isinstance(tensors, (list, tuple)) or not tensors:
-            raise AssertionError("ImageList.from_tensors needs a list of at least one image")
-        leading = tensors[0].shape[:-2]
-        if any(image.shape[:-2] != leading for image in tensors):
-            raise AssertionError(f"Images of one batch differ in channels: {[tuple(image.shape) for image in tensors]}")
-
+        if not isinstance(tensors, (list, tuple)) or len({image.shape[:-2] for image in tensors}) != 1:
+            raise AssertionError("ImageList.from_tensors needs a list of images that agree in their channels")
         constraints = padding_constraints or {}
         sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         height, width = (max(side) for side in zip(*sizes))
@@ -63,7 +53,7 @@ class ImageList:
         multiple = max(constraints.get("size_divisibility", size_divisibility), 1)
         height, width = (-(-side // multiple) * multiple for side in (height, width))
 
-        batch = tensors[0].new_full((len(tensors), *leading, height, width), pad_value)
-        for slot, image in zip(batch, tensors):
-            slot[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+        batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+        for slot, image, (image_height, image_width) in zip(batch, tensors, sizes):
+            slot[..., :image_height, :image_width].copy_(image)
         return ImageList(batch, sizes)

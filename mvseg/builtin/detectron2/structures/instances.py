@@ -62,10 +62,8 @@ class Instances:
     def __getitem__(self, item: int | slice | torch.BoolTensor) -> Instances:
         """Index every field; an integer gives Instances of length 1."""
         if type(item) is int:
-            if not -len(self) <= item < len(self):
-                raise IndexError(f"Instances index {item} out of range, there are {len(self)}")
-            item = item % len(self)
-            item = slice(item, item + 1)
+            start = range(len(self))[item]  # IndexError if there are not so many
+            item = slice(start, start + 1)
         return self._map(lambda value: value[item])
 
     def _map(self, function) -> Instances:
@@ -99,8 +97,7 @@ class Instances:
 
     def __str__(self) -> str:
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
-        height, width = self._image_size
-        number = len(self) if self._fields else 0
+        number, (height, width) = len(self) if self._fields else 0, self._image_size
         return f"Instances(num_instances={number}, image_height={height}, image_width={width}, fields=[{fields}])"
 
     __repr__ = __str__

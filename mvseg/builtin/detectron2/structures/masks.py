@@ -9,10 +9,9 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
+from torchvision.ops import masks_to_boxes, roi_align
 
 from ..layers.mask_ops import paste_masks_in_image
-from ..layers.roi_align import ROIAlign
 from .boxes import Boxes
 
 
@@ -57,11 +56,7 @@ class BitMasks:
 
     def __getitem__(self, item: int | slice | torch.BoolTensor) -> BitMasks:
         """Masks at an index, slice, bool mask or index tensor; an integer gives one mask as (1, H, W)."""
-        picked = self.tensor[item]
-        if isinstance(item, int):
-            picked = picked[None]
-        if picked.dim() != 3:
-            raise AssertionError(f"Indexing BitMasks with {item!r} does not give an (N, H, W) tensor")
+        picked = self.tensor[item][None] if isinstance(item, int) else self.tensor[item]
         return BitMasks(picked)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -99,11 +94,8 @@ class BitMasks:
         if len(boxes) != len(self):
             raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
         index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
-        pool = ROIAlign((mask_size, mask_size), 1.0, 0, aligned=True)
-        covered = pool(
-            self.tensor[:, None].to(device=boxes.device, dtype=torch.float32), torch.cat((index, boxes), dim=1)
-        )
-        return covered.squeeze(1) >= 0.5
+        planes = self.tensor[:, None].to(device=boxes.device, dtype=torch.float32)
+        return roi_align(planes, torch.cat((index, boxes), dim=1), mask_size, aligned=True).squeeze(1) >= 0.5
 
     def get_bounding_boxes(self) -> Boxes:
         """Tight boxes around the pixels; zeros for an empty mask."""
@@ -115,8 +107,6 @@ class BitMasks:
     @staticmethod
     def cat(bitmasks_list: list[BitMasks]) -> BitMasks:
         """All masks of a list (of one image size) in one."""
-        if not bitmasks_list or not all(isinstance(masks, BitMasks) for masks in bitmasks_list):
-            raise AssertionError("BitMasks.cat joins a list of at least one BitMasks")
         return type(bitmasks_list[0])(torch.cat([masks.tensor for masks in bitmasks_list], dim=0))
 
 
@@ -124,11 +114,9 @@ class PolygonMasks:
     """Masks as polygons: `polygons[i]` is the list of arrays [x0, y0, x1, y1, ...] of instance i, in pixels."""
 
     def __init__(self, polygons: list[list[Tensor | np.ndarray]]):
-        if not isinstance(polygons, list):
-            raise ValueError(
-                f"PolygonMasks take a list with a list of polygons for each instance, not {type(polygons)}"
-            )
-        self.polygons: list[list[np.ndarray]] = [_checked_polygons(instance) for instance in polygons]
+        if not isinstance(polygons, list) or not all(isinstance(instance, list) for instance in polygons):
+            raise ValueError(f"PolygonMasks take a list with a list of polygons for each instance, not {polygons!r}")
+        self.polygons = [[_vertices(polygon) for polygon in instance] for instance in polygons]
 
     def to(self, *args: Any, **kwargs: Any) -> PolygonMasks:
         """Polygons stay where they are."""
@@ -152,13 +140,9 @@ class PolygonMasks:
         return torch.tensor([bool(polygons) for polygons in self.polygons], dtype=torch.bool)
 
     def __getitem__(self, item: int | slice | list[int] | torch.BoolTensor) -> PolygonMasks:
-        if isinstance(item, int):
-            return PolygonMasks([self.polygons[item]])
-        if isinstance(item, slice):
-            return PolygonMasks(self.polygons[item])
+        if isinstance(item, (int, slice)):
+            return PolygonMasks([self.polygons[item]] if isinstance(item, int) else self.polygons[item])
         index = torch.as_tensor(item)
-        if index.dim() != 1:
-            raise AssertionError(f"PolygonMasks are indexed along one dimension, not with shape {tuple(index.shape)}")
         if index.dtype == torch.bool:
             index = index.nonzero().squeeze(1)
         return PolygonMasks([self.polygons[i] for i in index.long().tolist()])
@@ -196,20 +180,14 @@ class PolygonMasks:
     @staticmethod
     def cat(polymasks_list: list[PolygonMasks]) -> PolygonMasks:
         """All instances of a list in one."""
-        if not polymasks_list or not all(isinstance(masks, PolygonMasks) for masks in polymasks_list):
-            raise AssertionError("PolygonMasks.cat joins a list of at least one PolygonMasks")
         return type(polymasks_list[0])([polygons for masks in polymasks_list for polygons in masks.polygons])
 
 
-def _checked_polygons(polygons) -> list[np.ndarray]:
-    if not isinstance(polygons, list):
-        raise ValueError(f"The polygons of one instance are a list of arrays, not {type(polygons)}")
-    arrays = [p.cpu().numpy() if isinstance(p, Tensor) else np.asarray(p) for p in polygons]
-    arrays = [array.astype(np.float64) for array in arrays]
-    for array in arrays:
-        if array.size % 2 or array.size < 6:
-            raise ValueError(f"A polygon needs x and y of at least 3 vertices, not {array.size} numbers: {array}")
-    return arrays
+def _vertices(polygon: Tensor | np.ndarray) -> np.ndarray:
+    array = np.asarray(polygon.cpu() if isinstance(polygon, Tensor) else polygon).astype(np.float64)
+    if array.size % 2 or array.size < 6:
+        raise ValueError(f"A polygon needs x and y of at least 3 vertices, not {array.size} numbers: {array}")
+    return array
 
 
 class ROIMasks:
@@ -232,8 +210,6 @@ class ROIMasks:
 
     def __getitem__(self, item) -> ROIMasks:
         picked = self.tensor[item]
-        if picked.dim() != 3:
-            raise ValueError(f"Indexing ROIMasks with {item!r} does not give an (N, M, M) tensor")
         return ROIMasks(picked)
 
     def __repr__(self) -> str:

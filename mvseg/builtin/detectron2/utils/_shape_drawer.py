@@ -1,7 +1,5 @@
 """Single shapes on a canvas: text, boxes, circles, lines, polygons, masks."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from typing import Any
@@ -25,34 +23,16 @@ class ShapeDrawer:
     output: VisImage
     _default_font_size: float
 
-    def _line_width(self, divisor: float = 4) -> float:
-        return max(self._default_font_size / divisor, 1) * self.output.scale
-
     def draw_text(
-        self,
-        text: str,
-        position: Sequence[float],
-        *,
-        font_size: float | None = None,
-        color: Any = "g",
-        horizontal_alignment: str = "center",
-        rotation: float = 0,
+        self, text, position, *, font_size=None, color="g", horizontal_alignment="center", rotation=0
     ) -> VisImage:
         """Write on a dark box; position (x, y) is the upper end of the text."""
         bright = np.maximum(mplc.to_rgb(color), 0.2)
         bright[np.argmax(bright)] = max(0.8, bright.max())
-        self.output.ax.text(
-            *position,
-            text,
-            size=(font_size or self._default_font_size) * self.output.scale,
-            family="sans-serif",
-            bbox={"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"},
-            verticalalignment="top",
-            horizontalalignment=horizontal_alignment,
-            color=tuple(bright),
-            zorder=10,
-            rotation=rotation,
-        )
+        box = {"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"}
+        size = (font_size or self._default_font_size) * self.output.scale
+        placed = {"va": "top", "ha": horizontal_alignment, "rotation": rotation, "zorder": 10}
+        self.output.ax.text(*position, text, size=size, family="sans-serif", bbox=box, color=tuple(bright), **placed)
         return self.output
 
     def draw_box(
@@ -60,9 +40,9 @@ class ShapeDrawer:
     ) -> VisImage:
         """Draw the outline of a box (x0, y0, x1, y1)."""
         left, top, right, bottom = box_coord
-        rectangle = Rectangle((left, top), right - left, bottom - top, fill=False)
-        rectangle.set(edgecolor=edge_color, linewidth=self._line_width(), alpha=alpha, linestyle=line_style)
-        self.output.ax.add_patch(rectangle)
+        width = max(self._default_font_size / 4, 1) * self.output.scale
+        style = {"edgecolor": edge_color, "linewidth": width, "alpha": alpha, "linestyle": line_style}
+        self.output.ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **style))
         return self.output
 
     def draw_circle(self, circle_coord: Sequence[float], color: Any, radius: float = 3) -> VisImage:
@@ -70,56 +50,30 @@ class ShapeDrawer:
         self.output.ax.add_patch(Circle(circle_coord, radius=radius, fill=True, color=color))
         return self.output
 
-    def draw_line(
-        self, x_data: Any, y_data: Any, color: Any, linestyle: str = "-", linewidth: float | None = None
-    ) -> VisImage:
+    def draw_line(self, x_data, y_data, color: Any, linestyle: str = "-", linewidth: float | None = None) -> VisImage:
         """Draw a line through points."""
         width = max(linewidth if linewidth is not None else self._default_font_size / 3, 1) * self.output.scale
         self.output.ax.add_line(Line2D(x_data, y_data, linewidth=width, color=color, linestyle=linestyle))
         return self.output
 
-    def _draw_rgba(self, color: Any, opacity: np.ndarray) -> None:
-        height, width = opacity.shape
-        rgb = np.broadcast_to(mplc.to_rgb(color), (height, width, 3))
-        self.output.show(np.concatenate([rgb, opacity[..., None]], axis=2))
-
     def draw_binary_mask(
-        self,
-        binary_mask: np.ndarray,
-        color: Any = None,
-        *,
-        edge_color: Any = None,
-        text: str | None = None,
-        alpha: float = 0.5,
-        area_threshold: int | None = 10,
+        self, binary_mask, color=None, *, edge_color=None, text=None, alpha=0.5, area_threshold=10
     ) -> VisImage:
         """Draw a mask (H, W); parts smaller than area_threshold pixels are left out."""
         color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
         mask = GenericMask(np.asarray(binary_mask).astype("uint8"), self.output.height, self.output.width)
-        drawn = False
+        drawn = mask.has_holes
         if mask.has_holes:
             # A polygon cannot leave a hole open, so the pixels are drawn.
-            self._draw_rgba(color, mask.mask.astype(float) * alpha)
-            drawn = True
-        else:
-            for polygon in mask.polygons:
-                points = polygon.reshape(-1, 2)
-                if cv2.contourArea(points.astype(np.float32)) >= (area_threshold or 0):
-                    self.draw_polygon(points, color, edge_color=edge_color, alpha=alpha)
-                    drawn = True
+            rgb = np.broadcast_to(color, (*mask.mask.shape, 3))
+            self.output.show(np.concatenate([rgb, mask.mask[..., None] * float(alpha)], axis=2))
+        for polygon in [] if mask.has_holes else mask.polygons:
+            points = polygon.reshape(-1, 2)
+            if cv2.contourArea(points.astype(np.float32)) >= (area_threshold or 0):
+                self.draw_polygon(points, color, edge_color=edge_color, alpha=alpha)
+                drawn = True
         if text is not None and drawn:
             self._draw_text_in_mask(mask.mask, text, self._change_color_brightness(color, brightness_factor=0.7))
-        return self.output
-
-    def draw_soft_mask(
-        self, soft_mask: np.ndarray, color: Any = None, *, text: str | None = None, alpha: float = 0.5
-    ) -> VisImage:
-        """Draw a mask of values in [0, 1], (H, W)."""
-        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
-        self._draw_rgba(color, np.asarray(soft_mask) * alpha)
-        if text is not None:
-            lighter = self._change_color_brightness(color, brightness_factor=0.7)
-            self._draw_text_in_mask((np.asarray(soft_mask) > 0.5).astype("uint8"), text, lighter)
         return self.output
 
     def draw_polygon(self, segment: np.ndarray, color: Any, edge_color: Any = None, alpha: float = 0.5) -> VisImage:
@@ -127,15 +81,9 @@ class ShapeDrawer:
         if edge_color is None:
             # A light edge on dark pictures and the other way round is hard to tell apart when nearly opaque.
             edge_color = self._change_color_brightness(color, brightness_factor=-0.7) if alpha > 0.8 else color
-        self.output.ax.add_patch(
-            Polygon(
-                segment,
-                fill=True,
-                facecolor=(*mplc.to_rgb(color), alpha),
-                edgecolor=(*mplc.to_rgb(edge_color), 1),
-                linewidth=max(self._default_font_size // 15 * self.output.scale, 1),
-            )
-        )
+        colors = {"facecolor": (*mplc.to_rgb(color), alpha), "edgecolor": (*mplc.to_rgb(edge_color), 1)}
+        width = max(self._default_font_size // 15 * self.output.scale, 1)
+        self.output.ax.add_patch(Polygon(segment, fill=True, linewidth=width, **colors))
         return self.output
 
     def _draw_text_in_mask(self, binary_mask: np.ndarray, text: str, color: Any) -> None:
@@ -151,8 +99,6 @@ class ShapeDrawer:
 
     def _change_color_brightness(self, color: Any, brightness_factor: float) -> tuple[float, ...]:
         """Scale the lightness of a colour by 1 + brightness_factor (in [-1, 1])."""
-        if not -1.0 <= brightness_factor <= 1.0:
-            raise AssertionError(f"brightness_factor must lie in [-1, 1], not {brightness_factor}")
         hue, lightness, saturation = colorsys.rgb_to_hls(*mplc.to_rgb(color))
-        lightness = min(max(lightness * (1 + brightness_factor), 0.0), 1.0)
+        lightness = min(lightness * (1 + brightness_factor), 1.0)
         return tuple(np.clip(colorsys.hls_to_rgb(hue, lightness, saturation), 0.0, 1.0))

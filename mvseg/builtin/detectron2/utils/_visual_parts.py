@@ -1,7 +1,6 @@
 """Parts of the visualizer: masks in any form, panoptic segmentations, and the canvas."""
 
-from __future__ import annotations
-
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -17,46 +16,42 @@ class GenericMask:
 
     def __init__(self, mask_or_polygons: Any, height: int, width: int) -> None:
         self.height, self.width = height, width
-        self._mask = self._polygons = self._has_holes = None
         given = mask_or_polygons
         if isinstance(given, dict):
             rle = mask_util.frPyObjects(given, height, width) if isinstance(given["counts"], list) else given
             given = mask_util.decode(rle)
         if isinstance(given, list):
-            self._polygons = [np.asarray(polygon).reshape(-1) for polygon in given]
+            self._outlines = [np.asarray(polygon).reshape(-1) for polygon in given], False
         elif isinstance(given, np.ndarray):
             if given.shape != (height, width):
                 raise AssertionError(f"a mask of shape {given.shape} does not fit an image of {height} x {width}")
-            self._mask = given.astype("uint8")
+            self.mask = given.astype("uint8")
         else:
             raise ValueError(f"a mask is an array, a list of polygons or an RLE dict, not {type(given).__name__}")
 
-    @property
+    @cached_property
     def mask(self) -> np.ndarray:
         """The mask, (H, W) uint8."""
-        if self._mask is None:
-            self._mask = self.polygons_to_mask(self._polygons)
-        return self._mask
+        return self.polygons_to_mask(self._outlines[0])
+
+    @cached_property
+    def _outlines(self) -> tuple[list[np.ndarray], bool]:
+        return self.mask_to_polygons(self.mask)
 
     @property
     def polygons(self) -> list[np.ndarray]:
         """Outlines as flat arrays x0, y0, x1, ..."""
-        if self._polygons is None:
-            self._polygons, self._has_holes = self.mask_to_polygons(self._mask)
-        return self._polygons
+        return self._outlines[0]
 
     @property
     def has_holes(self) -> bool:
         """Whether the polygons alone would fill holes of the mask."""
-        if self._has_holes is None:
-            self._has_holes = self._mask is not None and self.mask_to_polygons(self._mask)[1]
-        return self._has_holes
+        return self._outlines[1]
 
     def mask_to_polygons(self, mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
         """Trace the outlines; also say whether there are holes."""
-        contours, hierarchy = cv2.findContours(
-            np.ascontiguousarray(mask.astype("uint8")), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-        )
+        pixels = np.ascontiguousarray(mask.astype("uint8"))
+        contours, hierarchy = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         if hierarchy is None:
             return [], False
         has_holes = bool((hierarchy.reshape(-1, 4)[:, 3] >= 0).any())
@@ -86,10 +81,8 @@ class _PanopticPrediction:
             things = set(metadata.thing_dataset_id_to_contiguous_id.values())
             labels = [label for label in torch.unique(panoptic_seg).tolist() if label != -1]
             classes = [int(label // metadata.label_divisor) for label in labels]
-            segments_info = [
-                {"id": label, "category_id": number, "isthing": number in things}
-                for label, number in zip(labels, classes)
-            ]
+            rows = zip(labels, classes)
+            segments_info = [{"id": label, "category_id": c, "isthing": c in things} for label, c in rows]
         self._seg = panoptic_seg
         self._info = {segment["id"]: segment for segment in segments_info}
         ids, areas = (values.tolist() for values in torch.unique(panoptic_seg, return_counts=True))
@@ -120,12 +113,8 @@ class VisImage:
     """An image on a matplotlib canvas of the same number of pixels times scale."""
 
     def __init__(self, img: np.ndarray, scale: float = 1.0) -> None:
-        self.img = img
-        self.scale = scale
+        self.img, self.scale = img, scale
         self.height, self.width = img.shape[:2]
-        self._setup_figure(img)
-
-    def _setup_figure(self, img: np.ndarray) -> None:
         self.fig = mplfigure.Figure(frameon=False)
         self.dpi = self.fig.get_dpi()
         # The small addition keeps matplotlib from rounding a pixel away.

@@ -1,7 +1,5 @@
 """The environment table that default_setup logs."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import platform
@@ -9,8 +7,6 @@ import platform
 import detectron2
 import torch
 from tabulate import tabulate
-
-__all__ = ["collect_env_info"]
 
 
 def collect_env_info() -> str:
@@ -22,11 +18,10 @@ def collect_env_info() -> str:
     ]
     for name in ("torch", "torchvision", "numpy", "PIL", "cv2", "fvcore", "iopath", "pycocotools"):
         try:
-            module = importlib.import_module(name)
+            version = getattr(importlib.import_module(name), "__version__", "installed")
         except ImportError:
-            rows.append((name, "not installed"))
-        else:
-            rows.append((name, str(getattr(module, "__version__", "installed"))))
+            version = "not installed"
+        rows.append((name, version))
     rows.append(("CUDA of torch", str(torch.version.cuda)))
     rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     rows.append(("CPU threads of torch", str(torch.get_num_threads())))

@@ -1,14 +1,10 @@
 """Distinct colours for classes and instances."""
 
-from __future__ import annotations
-
 import colorsys
 import random
 from collections.abc import Sequence
 
 import numpy as np
-
-__all__ = ["colormap", "random_color", "random_colors"]
 
 _GOLDEN = 0.618033988749895
 
@@ -27,22 +23,15 @@ _COLORS = palette(80)
 
 def colormap(rgb: bool = False, maximum: int = 255) -> np.ndarray:
     """Return the palette, shape (80, 3), float32 in [0, maximum]; BGR unless rgb."""
-    if maximum not in (255, 1):
-        raise AssertionError(f"maximum must be 255 or 1, not {maximum}")
     colors = _COLORS * maximum
     return colors if rgb else colors[:, ::-1]
 
 
-def _scaled(index: int, rgb: bool, maximum: int) -> np.ndarray:
-    color = _COLORS[index] * maximum
-    return color if rgb else color[::-1]
-
-
 def random_color(rgb: bool = False, maximum: int = 255) -> np.ndarray:
     """Return one colour of the palette, shape (3,)."""
-    return _scaled(np.random.randint(0, len(_COLORS)), rgb, maximum)
+    return colormap(rgb, maximum)[np.random.randint(0, len(_COLORS))]
 
 
 def random_colors(N: int, rgb: bool = False, maximum: int = 255) -> Sequence[np.ndarray]:
     """Return N different colours of the palette."""
-    return [_scaled(index, rgb, maximum) for index in random.sample(range(len(_COLORS)), N)]
+    return [colormap(rgb, maximum)[index] for index in random.sample(range(len(_COLORS)), N)]

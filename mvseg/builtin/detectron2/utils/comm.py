@@ -1,7 +1,5 @@
 """Ranks and small collective calls; everything also works in a single process without torch.distributed."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -43,10 +41,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 def get_local_process_group() -> Any:
     """The group of the ranks on this machine."""
     if _LOCAL_PROCESS_GROUP is None:
-        raise RuntimeError(
-            "nobody said which ranks share this machine: start with detectron2.engine.launch, "
-            "or call detectron2.utils.comm.create_local_process_group after init_process_group"
-        )
+        raise RuntimeError("nobody said which ranks share this machine: start with detectron2.engine.launch")
     return _LOCAL_PROCESS_GROUP
 
 
@@ -78,24 +73,26 @@ def _cpu_group(world: Any) -> Any:
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else world
 
 
+def _group_and_size(group: Any) -> tuple[Any, int]:
+    if get_world_size() == 1:
+        return group, 1
+    group = group if group is not None else _cpu_group(dist.group.WORLD)
+    return group, dist.get_world_size(group)
+
+
 def all_gather(data: Any, group: Any = None) -> list[Any]:
     """Give every rank the list of everybody's picklable ``data``, in the order of the ranks."""
-    if get_world_size() == 1:
+    group, size = _group_and_size(group)
+    if size == 1:
         return [data]
-    group = group if group is not None else _cpu_group(dist.group.WORLD)
-    out: list[Any] = [None] * dist.get_world_size(group)
-    if len(out) == 1:
-        return [data]
+    out: list[Any] = [None] * size
     dist.all_gather_object(out, data, group=group)
     return out
 
 
 def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
     """Give rank ``dst`` the list of everybody's picklable ``data``; the other ranks get an empty list."""
-    if get_world_size() == 1:
-        return [data]
-    group = group if group is not None else _cpu_group(dist.group.WORLD)
-    size = dist.get_world_size(group)
+    group, size = _group_and_size(group)
     if size == 1:
         return [data]
     out: list[Any] | None = [None] * size if dist.get_rank(group) == dst else None

@@ -1,7 +1,5 @@
 """Seeds and the torch version."""
 
-from __future__ import annotations
-
 import logging
 import os
 import random
@@ -9,8 +7,6 @@ import re
 
 import numpy as np
 import torch
-
-__all__ = ["seed_all_rng"]
 
 TORCH_VERSION = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
 

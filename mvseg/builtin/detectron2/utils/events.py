@@ -16,16 +16,6 @@ import torch
 from detectron2.utils.file_io import PathManager
 from fvcore.common.history_buffer import HistoryBuffer
 
-__all__ = [
-    "CommonMetricPrinter",
-    "EventStorage",
-    "EventWriter",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "get_event_storage",
-    "has_event_storage",
-]
-
 _CURRENT_STORAGE_STACK: list[EventStorage] = []
 
 
@@ -45,8 +35,7 @@ class EventStorage:
     """Histories of named scalars, plus images and histograms that wait for a writer."""
 
     def __init__(self, start_iter: int = 0) -> None:
-        self._iter = start_iter
-        self._prefix = ""
+        self._iter, self._prefix = start_iter, ""
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest_scalars: dict[str, tuple[float, int]] = {}
@@ -76,20 +65,11 @@ class EventStorage:
         """Keep a histogram of a tensor's values for the writers."""
         values = hist_tensor.detach().double().flatten().cpu()
         low, high = values.min().item(), values.max().item()
-        edges = torch.linspace(low, high, bins + 1)
-        self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": low,
-                "max": high,
-                "num": values.numel(),
-                "sum": values.sum().item(),
-                "sum_squares": values.square().sum().item(),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": torch.histc(values, bins=bins).tolist(),
-                "global_step": self._iter,
-            }
-        )
+        entry = {"tag": hist_name, "global_step": self._iter, "min": low, "max": high, "num": values.numel()}
+        entry |= {"sum": values.sum().item(), "sum_squares": values.square().sum().item()}
+        entry["bucket_limits"] = torch.linspace(low, high, bins + 1)[1:].tolist()
+        entry["bucket_counts"] = torch.histc(values, bins=bins).tolist()
+        self._histograms.append(entry)
 
     def history(self, name: str) -> HistoryBuffer:
         """The values of one scalar; KeyError if there is none."""
@@ -137,10 +117,7 @@ class EventStorage:
     def iter(self, value: int) -> None:
         self._iter = int(value)
 
-    @property
-    def iteration(self) -> int:
-        """Older name of :attr:`iter`."""
-        return self._iter
+    iteration = property(iter.fget, doc="Older name of :attr:`iter`.")
 
     def __enter__(self) -> EventStorage:
         _CURRENT_STORAGE_STACK.append(self)
@@ -182,8 +159,7 @@ class _NewScalars:
     """Remembers what a writer has seen, and hands it the rest."""
 
     def __init__(self, window_size: int) -> None:
-        self._window_size = window_size
-        self._seen = -1
+        self._window_size, self._seen = window_size, -1
 
     def take(self, storage: EventStorage) -> list[tuple[int, str, float]]:
         """Return (iteration, name, value) of scalars newer than the last call."""
@@ -246,8 +222,7 @@ class CommonMetricPrinter(EventWriter):
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
         self.logger = logging.getLogger("detectron2.utils.events")
-        self._max_iter = max_iter
-        self._window_size = window_size
+        self._max_iter, self._window_size = max_iter, window_size
         self._last_write: tuple[int, float] | None = None  # iteration, seconds
 
     def _get_eta(self, storage: EventStorage) -> str | None:

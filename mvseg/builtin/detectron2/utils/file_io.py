@@ -1,13 +1,9 @@
 """One path manager for local files, http(s) and detectron2:// addresses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from iopath.common.file_io import HTTPURLHandler, OneDrivePathHandler, PathHandler
 from iopath.common.file_io import PathManager as PathManagerBase
-
-__all__ = ["PathHandler", "PathManager"]
 
 
 class Detectron2Handler(PathHandler):

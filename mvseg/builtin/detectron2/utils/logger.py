@@ -1,24 +1,20 @@
 """Logger setup for every process, rate-limited logging, and small tables."""
 
-from __future__ import annotations
-
 import atexit
 import functools
+import itertools
 import logging
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any, TextIO
 
 import torch
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 from termcolor import colored
-
-__all__ = ["log_every_n", "log_every_n_seconds", "log_first_n", "setup_logger"]
 
 _LINE = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _DATE = "%m/%d %H:%M:%S"
@@ -69,7 +65,6 @@ def setup_logger(
     short = abbrev_name if abbrev_name is not None else {"detectron2": "d2"}.get(name, name)
     if configure_stdout and distributed_rank == 0:
         terminal = logging.StreamHandler(stream=sys.stdout)
-        terminal.setLevel(logging.DEBUG)
         terminal.setFormatter(_TerminalFormatter(name, short) if color else logging.Formatter(_LINE, _DATE))
         logger.addHandler(terminal)
     if output is not None:
@@ -77,7 +72,6 @@ def setup_logger(
         if distributed_rank > 0:
             filename += f".rank{distributed_rank}"
         file = logging.StreamHandler(_shared_stream(filename))
-        file.setLevel(logging.DEBUG)
         file.setFormatter(logging.Formatter(_LINE, _DATE))
         logger.addHandler(file)
     return logger
@@ -86,9 +80,7 @@ def setup_logger(
 @functools.cache
 def _shared_stream(filename: str) -> TextIO:
     """Open a log file once, whichever loggers write to it; line-buffered, so a killed job loses nothing."""
-    folder = os.path.dirname(filename)
-    if folder:
-        PathManager.mkdirs(folder)
+    PathManager.mkdirs(os.path.dirname(filename) or ".")
     stream = PathManager.open(filename, "a", buffering=1)
     atexit.register(stream.close)
     return stream
@@ -96,16 +88,11 @@ def _shared_stream(filename: str) -> TextIO:
 
 def _caller() -> tuple[str, tuple[str, int, str]]:
     """Find who called a function of this file: its module, and a key for the place in its source."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__:
         frame = frame.f_back
-    if frame is None:
-        return "detectron2", (__file__, 0, "")
-    module = frame.f_globals.get("__name__", "detectron2")
-    return (
-        "detectron2" if module == "__main__" else module,
-        (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name),
-    )
+    module, code = frame.f_globals["__name__"], frame.f_code
+    return "detectron2" if module == "__main__" else module, (code.co_filename, frame.f_lineno, code.co_name)
 
 
 def log_first_n(
@@ -141,14 +128,16 @@ def log_every_n_seconds(lvl: int, msg: str, n: int = 1, *, name: str | None = No
 
 def create_small_table(small_dict: Mapping[str, Any]) -> str:
     """Draw a table with the keys as head and the values as its only row."""
-    return tabulate(
-        [list(small_dict.values())],
-        headers=list(small_dict),
-        tablefmt="pipe",
-        floatfmt=".3f",
-        stralign="center",
-        numalign="center",
-    )
+    layout = {"tablefmt": "pipe", "floatfmt": ".3f", "stralign": "center", "numalign": "center"}
+    return tabulate([list(small_dict.values())], headers=list(small_dict), **layout)
+
+
+def wide_table(values: Mapping[str, Any], head: tuple[str, str]) -> str:
+    """Draw a long list of names and values as a table of three pairs a line."""
+    cells = list(itertools.chain.from_iterable(values.items()))
+    rows = [cells[start : start + 6] for start in range(0, len(cells), 6)]
+    headers = head * (min(6, len(cells)) // 2)
+    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
 
 
 def _log_api_usage(identifier: str) -> None:

@@ -1,15 +1,11 @@
 """Retrying a function that ran out of GPU memory."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
-
-__all__ = ["retry_if_cuda_oom"]
 
 
 def _to_cpu(value: Any) -> Any:
@@ -28,14 +24,12 @@ def retry_if_cuda_oom(func: Callable) -> Callable:
 
     @functools.wraps(func)
     def retried(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return func(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        try:
-            return func(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            logging.getLogger(__name__).info("out of GPU memory: %s goes on on the CPU", func)
+        for _ in range(2):
+            try:
+                return func(*args, **kwargs)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        logging.getLogger(__name__).info("out of GPU memory: %s goes on on the CPU", func)
         return func(*map(_to_cpu, args), **{name: _to_cpu(value) for name, value in kwargs.items()})
 
     return retried

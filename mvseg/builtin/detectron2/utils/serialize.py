@@ -1,13 +1,9 @@
 """Pickles: making local functions picklable for worker processes, and reading foreign files without running code."""
 
-from __future__ import annotations
-
 import pickle
 from typing import IO, Any
 
 import numpy as np
-
-__all__ = ["PicklableWrapper", "load_plain_pickle"]
 
 # Everything that a pickle of nested containers of numpy arrays and scalars refers to, in old and new numpy.
 _PLAIN = {
@@ -56,9 +52,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in _PLAIN.get(module, ()) or (module == "numpy.dtypes" and name.endswith("DType")):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(
-            f"the file refers to {module}.{name}; only containers, numbers, strings and numpy arrays are read"
-        )
+        raise pickle.UnpicklingError(f"the file refers to {module}.{name}: not a container, number, string or array")
 
 
 def load_plain_pickle(file: IO[bytes]) -> Any:
@@ -68,12 +62,8 @@ def load_plain_pickle(file: IO[bytes]) -> Any:
 
 def numpy_safe_globals() -> list[Any]:
     """What ``torch.load(weights_only=True)`` must be allowed so that numpy arrays and scalars load."""
-    reconstruct = np.zeros(1).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    old_and_new = [
-        (function, f"{package}.multiarray.{function.__name__}")
-        for function in (reconstruct, scalar)
-        for package in ("numpy.core", "numpy._core")
-    ]
+    functions = [value.__reduce__()[0] for value in (np.zeros(1), np.float64(0))]
+    packages = ("numpy.core", "numpy._core")
+    old_and_new = [(made, f"{package}.multiarray.{made.__name__}") for made in functions for package in packages]
     dtypes = {type(np.dtype(code)) for code in np.typecodes["All"]}
     return [*old_and_new, np.ndarray, np.dtype, *dtypes]

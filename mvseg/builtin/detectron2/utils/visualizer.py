@@ -1,15 +1,12 @@
 """Draws annotations and predictions of all kinds on an image."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from enum import Enum, unique
 from typing import Any
 
 import matplotlib.colors as mplc
 import numpy as np
 import torch
-from detectron2._missing import missing
+from detectron2._missing import missing, placeholder
 from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
 from PIL import Image
 
@@ -18,13 +15,9 @@ from ._visual_parts import GenericMask, VisImage, _PanopticPrediction
 from .colormap import random_color
 from .file_io import PathManager
 
-__all__ = ["ColorMode", "VisImage", "Visualizer"]
-
 # Labels of objects below this number of pixels are written beside them.
 _SMALL_OBJECT_AREA_THRESH = 1000
-_OFF_WHITE = (1.0, 1.0, 240.0 / 255)
-_BLACK = (0, 0, 0)
-_RED = (1.0, 0, 0)
+_OFF_WHITE, _RED = (1.0, 1.0, 240.0 / 255), (1.0, 0, 0)
 
 
 @unique
@@ -36,12 +29,7 @@ class ColorMode(Enum):
     IMAGE_BW = 2
 
 
-def _create_text_labels(
-    classes: Sequence[int] | None,
-    scores: Sequence[float] | None,
-    class_names: Sequence[str] | None,
-    is_crowd: Sequence[bool] | None = None,
-) -> list[str] | None:
+def _create_text_labels(classes, scores, class_names, is_crowd=None) -> list[str] | None:
     """Make labels such as "person 93%", as far as the parts are known."""
     labels = None
     if classes is not None:
@@ -65,14 +53,7 @@ class Visualizer(ShapeDrawer):
         font_size_scale: enlarges the text.
     """
 
-    def __init__(
-        self,
-        img_rgb: np.ndarray,
-        metadata: Any = None,
-        scale: float = 1.0,
-        instance_mode: ColorMode = ColorMode.IMAGE,
-        font_size_scale: float = 1.0,
-    ) -> None:
+    def __init__(self, img_rgb, metadata=None, scale=1.0, instance_mode=ColorMode.IMAGE, font_size_scale=1.0) -> None:
         if metadata is None:
             from detectron2.data import MetadataCatalog
 
@@ -106,14 +87,7 @@ class Visualizer(ShapeDrawer):
             alpha = 0.3
         return self.overlay_instances(masks=masks, boxes=boxes, labels=labels, assigned_colors=colors, alpha=alpha)
 
-    def draw_sem_seg(
-        self,
-        sem_seg: torch.Tensor | np.ndarray,
-        area_threshold: int | None = None,
-        alpha: float = 0.8,
-        draw_text: bool = True,
-        edge_color: Any = _OFF_WHITE,
-    ) -> VisImage:
+    def draw_sem_seg(self, sem_seg, area_threshold=None, alpha=0.8, draw_text=True, edge_color=_OFF_WHITE) -> VisImage:
         """Draw a label map (H, W) of stuff classes, large ones first; labels without a class name are left out."""
         label_map = sem_seg.numpy() if isinstance(sem_seg, torch.Tensor) else np.asarray(sem_seg)
         names = self.metadata.stuff_classes
@@ -121,37 +95,21 @@ class Visualizer(ShapeDrawer):
         for label in labels[np.argsort(-areas)]:
             if label >= len(names):
                 continue
-            self.draw_binary_mask(
-                (label_map == label).astype(np.uint8),
-                color=self._class_color(label, "stuff_colors"),
-                edge_color=edge_color,
-                text=names[label] if draw_text else None,
-                alpha=alpha,
-                area_threshold=area_threshold,
-            )
+            mask, text = (label_map == label).astype(np.uint8), names[label] if draw_text else None
+            look = {"edge_color": edge_color, "alpha": alpha, "area_threshold": area_threshold}
+            self.draw_binary_mask(mask, self._class_color(label, "stuff_colors"), text=text, **look)
         return self.output
 
-    def draw_panoptic_seg(
-        self,
-        panoptic_seg: torch.Tensor,
-        segments_info: list[dict] | None,
-        area_threshold: int | None = None,
-        alpha: float = 0.7,
-    ) -> VisImage:
+    def draw_panoptic_seg(self, panoptic_seg, segments_info, area_threshold=None, alpha=0.7) -> VisImage:
         """Draw a panoptic segmentation: ids (H, W) int, and their segments (None: see _PanopticPrediction)."""
         prediction = _PanopticPrediction(panoptic_seg, segments_info, self.metadata)
         if self._instance_mode == ColorMode.IMAGE_BW:
             self.output.reset_image(self._create_grayscale_image(prediction.non_empty_mask()))
         for mask, segment in prediction.semantic_masks():
             number = segment["category_id"]
-            self.draw_binary_mask(
-                mask,
-                color=self._class_color(number, "stuff_colors"),
-                edge_color=_OFF_WHITE,
-                text=self.metadata.stuff_classes[number],
-                alpha=alpha,
-                area_threshold=area_threshold,
-            )
+            look = {"edge_color": _OFF_WHITE, "alpha": alpha, "area_threshold": area_threshold}
+            name = self.metadata.stuff_classes[number]
+            self.draw_binary_mask(mask, self._class_color(number, "stuff_colors"), text=name, **look)
         things = list(prediction.instance_masks())
         if not things:
             return self.output
@@ -201,14 +159,7 @@ class Visualizer(ShapeDrawer):
             return np.array(Image.open(file))
 
     def overlay_instances(
-        self,
-        *,
-        boxes: Any = None,
-        labels: Sequence[str] | None = None,
-        masks: Any = None,
-        keypoints: Any = None,
-        assigned_colors: Sequence[Any] | None = None,
-        alpha: float = 0.5,
+        self, *, boxes=None, labels=None, masks=None, keypoints=None, assigned_colors=None, alpha=0.5
     ) -> VisImage:
         """Draw boxes, masks and labels of N instances, large ones first, each in one colour.
 
@@ -242,12 +193,8 @@ class Visualizer(ShapeDrawer):
                 for polygon in masks[index].polygons:
                     self.draw_polygon(polygon.reshape(-1, 2), colors[index], alpha=alpha)
             if labels is not None and (boxes is not None or masks is not None):
-                self._label_instance(
-                    labels[index],
-                    None if boxes is None else boxes[index],
-                    None if masks is None else masks[index],
-                    colors[index],
-                )
+                parts = (None if part is None else part[index] for part in (boxes, masks))
+                self._label_instance(labels[index], *parts, colors[index])
         return self.output
 
     def _label_instance(self, text: str, box: np.ndarray | None, mask: GenericMask | None, color: Any) -> None:
@@ -268,19 +215,9 @@ class Visualizer(ShapeDrawer):
         lighter = self._change_color_brightness(color, brightness_factor=0.7)
         self.draw_text(text, position, color=lighter, horizontal_alignment=align, font_size=size)
 
-    def overlay_rotated_instances(self, boxes: Any = None, labels: Any = None, assigned_colors: Any = None) -> VisImage:
-        """Not in the built-in provider."""
-        raise missing("structures.RotatedBoxes")
-
-    def draw_rotated_box_with_label(
-        self, rotated_box: Any, alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-", label: Any = None
-    ) -> VisImage:
-        """Not in the built-in provider."""
-        raise missing("structures.RotatedBoxes")
-
-    def draw_and_connect_keypoints(self, keypoints: Any) -> VisImage:
-        """Not in the built-in provider."""
-        raise missing("structures.Keypoints")
+    overlay_rotated_instances = placeholder("utils.visualizer.Visualizer.overlay_rotated_instances")
+    draw_rotated_box_with_label = placeholder("utils.visualizer.Visualizer.draw_rotated_box_with_label")
+    draw_and_connect_keypoints = placeholder("utils.visualizer.Visualizer.draw_and_connect_keypoints")
 
     # ---- colours and conversions ------------------------------------------------------------------------------------
 
@@ -308,20 +245,10 @@ class Visualizer(ShapeDrawer):
         if isinstance(items, PolygonMasks):
             items = items.polygons
         elif isinstance(items, BitMasks):
-            items = items.tensor.numpy()
-        elif isinstance(items, torch.Tensor):
-            items = items.numpy()
-
-        def convert(item: Any) -> GenericMask:
-            if isinstance(item, GenericMask):
-                return item
-            item = item.numpy() if isinstance(item, torch.Tensor) else item
-            return GenericMask(item, self.output.height, self.output.width)
-
-        return [convert(item) for item in items]
-
-    def _convert_keypoints(self, keypoints: Any) -> np.ndarray:
-        raise missing("structures.Keypoints")
+            items = items.tensor
+        items = [item.numpy() if isinstance(item, torch.Tensor) else item for item in items]
+        size = (self.output.height, self.output.width)
+        return [item if isinstance(item, GenericMask) else GenericMask(item, *size) for item in items]
 
     def get_output(self) -> VisImage:
         """Return the picture with everything drawn so far."""

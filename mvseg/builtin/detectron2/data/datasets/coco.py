@@ -1,7 +1,5 @@
 """COCO json: reading it into records, writing any dataset as one, and folders of semantic label images."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import io
@@ -11,17 +9,15 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import file_lock
 
 from ..catalog import DatasetCatalog, MetadataCatalog
-
-__all__ = ["convert_to_coco_json", "load_coco_json", "load_sem_seg", "register_coco_instances"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +39,7 @@ def _write_class_metadata(coco_api: Any, dataset_name: str | None) -> dict[int, 
     meta = MetadataCatalog.get(dataset_name)
     meta.thing_classes = [category["name"] for category in categories]
     if sorted(id_map) != list(range(1, len(id_map) + 1)) and "coco" not in dataset_name:
-        logger.warning(
-            "dataset %r: category ids are not 1..%d; they are mapped to 0..%d",
-            dataset_name,
-            len(id_map),
-            len(id_map) - 1,
-        )
+        logger.warning("dataset %r: category ids are not 1..%d; they are renumbered", dataset_name, len(id_map))
     meta.thing_dataset_id_to_contiguous_id = id_map
     return id_map
 
@@ -56,13 +47,13 @@ def _write_class_metadata(coco_api: Any, dataset_name: str | None) -> dict[int, 
 def usable_segmentation(segmentation: Any) -> Any:
     """Return an RLE with bytes, or the polygons that have at least three points; an empty list if none has."""
     if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, *segmentation["size"])
-        return segmentation
+        as_list = isinstance(segmentation["counts"], list)
+        return mask_util.frPyObjects(segmentation, *segmentation["size"]) if as_list else segmentation
     return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
 
 def _read_annotation(anno: dict, where: str, keys: Sequence[str], id_map: dict[int, int] | None) -> dict | None:
+    where = f"{where}, annotation {anno.get('id')}"
     if anno.get("ignore", 0):
         raise AssertionError(f'{where}: "ignore" is not part of the COCO format; mark crowds with "iscrowd" instead')
     obj = {key: anno[key] for key in keys if key in anno}
@@ -80,12 +71,7 @@ def _read_annotation(anno: dict, where: str, keys: Sequence[str], id_map: dict[i
     return obj
 
 
-def load_coco_json(
-    json_file: str,
-    image_root: str,
-    dataset_name: str | None = None,
-    extra_annotation_keys: list[str] | None = None,
-) -> list[dict]:
+def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_keys=None) -> list[dict]:
     """Read a COCO instances file.
 
     Args:
@@ -109,20 +95,12 @@ def load_coco_json(
     records, unusable = [], 0
     for image_id in sorted(coco_api.imgs):
         image = coco_api.imgs[image_id]
-        objs = [
-            _read_annotation(anno, f"{json_file}, image {image_id}, annotation {anno.get('id')}", keys, id_map)
-            for anno in coco_api.imgToAnns.get(image_id, [])
-        ]
+        where = f"{json_file}, image {image_id}"
+        objs = [_read_annotation(anno, where, keys, id_map) for anno in coco_api.imgToAnns.get(image_id, [])]
         unusable += objs.count(None)
-        records.append(
-            {
-                "file_name": os.path.join(image_root, image["file_name"]),
-                "height": image["height"],
-                "width": image["width"],
-                "image_id": image_id,
-                "annotations": [obj for obj in objs if obj is not None],
-            }
-        )
+        record = {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id}
+        record |= {key: image[key] for key in ("height", "width")}
+        records.append(record | {"annotations": [obj for obj in objs if obj is not None]})
     logger.info("read %d images from %s", len(records), json_file)
     if unusable:
         logger.warning("%s: left out %d annotations whose polygons have fewer than three points", json_file, unusable)
@@ -131,13 +109,8 @@ def load_coco_json(
 
 def _files_by_stem(folder: str, extension: str) -> dict[str, str]:
     """Map path below the folder, without extension, to the full path."""
-    found = {}
-    for parent, _, names in os.walk(PathManager.get_local_path(folder)):
-        for name in names:
-            if name.endswith(extension):
-                path = os.path.join(parent, name)
-                found[os.path.splitext(os.path.relpath(path, folder))[0]] = path
-    return found
+    root = Path(PathManager.get_local_path(folder))
+    return {str(path.relative_to(root).with_suffix("")): str(path) for path in root.rglob(f"*{extension}")}
 
 
 def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg") -> list[dict]:
@@ -150,43 +123,28 @@ def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: 
     if not labels:
         raise AssertionError(f"no *.{gt_ext} label images below {gt_root}")
     common = sorted(labels.keys() & images.keys())
-    if len(common) != len(labels) or len(common) != len(images):
-        logger.warning(
-            "%s and %s: %d images and %d label images, %d pairs are used",
-            image_root,
-            gt_root,
-            len(images),
-            len(labels),
-            len(common),
-        )
+    if labels.keys() != images.keys():
+        sizes = (len(images), len(labels), len(common))
+        logger.warning("%s: %d images and %d label images, %d pairs are used", image_root, *sizes)
     return [{"file_name": images[stem], "sem_seg_file_name": labels[stem]} for stem in common]
-
-
-def _rle_as_text(rle: dict) -> dict:
-    counts = rle["counts"]
-    return {"size": rle["size"], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
 def _to_coco_annotation(annotation: dict, where: str) -> dict:
     """Write box, area and segmentation of a record's annotation in COCO's way."""
-    if annotation["bbox_mode"] == BoxMode.XYWHA_ABS:
-        raise ValueError(f"{where}: rotated boxes cannot be written as COCO json by the built-in provider")
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
         area = PolygonMasks([segmentation]).area()[0].item()
     elif isinstance(segmentation, dict):
-        area = mask_util.area(segmentation).item()
-        segmentation = _rle_as_text(segmentation)
+        area, counts = mask_util.area(segmentation).item(), segmentation["counts"]
+        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        segmentation = {"size": segmentation["size"], "counts": counts}
     elif segmentation is None:
         area = box[2] * box[3]
     else:
         raise TypeError(f"{where}: a segmentation of type {type(segmentation).__name__} is neither polygons nor RLE")
-    result = {
-        "bbox": [round(float(x), 3) for x in box],
-        "area": float(area),
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
+    result = {"bbox": [round(float(x), 3) for x in box], "area": float(area)}
+    result["iscrowd"] = int(annotation.get("iscrowd", 0))
     return result | ({"segmentation": segmentation} if segmentation is not None else {})
 
 
@@ -204,25 +162,15 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
         size = {"width": int(record["width"]), "height": int(record["height"])}
         images.append({"id": image_id, **size, "file_name": str(record["file_name"])})
         for annotation in record.get("annotations", []):
-            number = len(annotations) + 1
             category = int(annotation["category_id"])
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": original.get(category, category) if original else category,
-                    **_to_coco_annotation(annotation, f"dataset {dataset_name!r}, image {image_id}"),
-                }
-            )
+            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": original.get(category, category)}
+            where = f"dataset {dataset_name!r}, image {image_id}"
+            annotations.append({**ids, **_to_coco_annotation(annotation, where)})
     logger.info("dataset %r as COCO: %d images, %d annotations", dataset_name, len(images), len(annotations))
     categories = [{"id": original.get(index, index), "name": name} for index, name in enumerate(meta.thing_classes)]
-    info = {
-        "date_created": str(datetime.datetime.now()),
-        "description": f"{dataset_name}, converted for COCO evaluation",
-    }
-    return {"info": info, "images": images, "categories": categories, "licenses": None} | (
-        {"annotations": annotations} if annotations else {}
-    )
+    info = {"date_created": str(datetime.datetime.now()), "description": f"{dataset_name} as COCO json"}
+    content = {"info": info, "images": images, "categories": categories, "licenses": None}
+    return content | ({"annotations": annotations} if annotations else {})
 
 
 def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
@@ -230,21 +178,13 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     PathManager.mkdirs(os.path.dirname(output_file))
     with file_lock(output_file):
         if PathManager.exists(output_file) and allow_cached:
-            logger.warning(
-                "using %s from an earlier run; remove it if dataset %r has changed", output_file, dataset_name
-            )
+            logger.warning("using %s of an earlier run; remove it if the dataset has changed", output_file)
             return
         content = convert_to_coco_dict(dataset_name)
         unfinished = output_file + ".tmp"
         with PathManager.open(unfinished, "w") as file:
-            json.dump(content, file, default=_plain_number)
+            json.dump(content, file, default=lambda value: value.tolist())  # numpy's numbers and arrays
         shutil.move(unfinished, output_file)
-
-
-def _plain_number(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as json")
 
 
 def register_coco_instances(name: str, metadata: dict, json_file: str, image_root: str) -> None:

@@ -1,17 +1,9 @@
 """In what order records are read."""
 
-from .distributed_sampler import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
-from .grouped_batch_sampler import GroupedBatchSampler
+# ruff: noqa: F401, I001 (re-exports)
 
-__all__ = [
-    "GroupedBatchSampler",
-    "InferenceSampler",
-    "RandomSubsetTrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "TrainingSampler",
-]
+from ..._missing import module_getattr
+from .distributed_sampler import InferenceSampler, RandomSubsetTrainingSampler, RepeatFactorTrainingSampler
+from .distributed_sampler import TrainingSampler
+
+__getattr__ = module_getattr(__name__)

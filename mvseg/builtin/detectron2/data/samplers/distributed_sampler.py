@@ -1,7 +1,5 @@
 """Samplers for one or several processes: all draw the same endless order, and each takes every world_size-th index."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
@@ -20,15 +18,16 @@ class _EndlessSampler(Sampler):
 
     def __init__(self, seed: int | None, shuffle: bool) -> None:
         self._seed = comm.shared_random_seed() if seed is None else int(seed)
-        self._shuffle = shuffle
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
+        self._shuffle, self._rank, self._world_size = shuffle, comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self._seed)
+
+    def _order(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(size, generator=generator) if self._shuffle else torch.arange(size)
 
     def _infinite_indices(self) -> Iterator[int]:
         raise NotImplementedError
@@ -38,38 +37,28 @@ class TrainingSampler(_EndlessSampler):
     """All indices, endlessly, reshuffled for each pass."""
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
-        if not isinstance(size, int):
-            raise TypeError(f"TrainingSampler: size must be an int, not {type(size).__name__}")
-        if size <= 0:
-            raise ValueError(f"TrainingSampler: a dataset of size {size} has nothing to draw from")
+        if not isinstance(size, int) or size <= 0:
+            error = ValueError if isinstance(size, int) else TypeError
+            raise error(f"TrainingSampler: the size must be an int above 0, not {size!r}")
         self._size = size
         super().__init__(seed, shuffle)
 
     def _infinite_indices(self) -> Iterator[int]:
         generator = self._generator()
         while True:
-            yield from (
-                torch.randperm(self._size, generator=generator) if self._shuffle else torch.arange(self._size)
-            ).tolist()
+            yield from self._order(self._size, generator).tolist()
 
 
 class RandomSubsetTrainingSampler(TrainingSampler):
     """As TrainingSampler, over a random share of the indices that is drawn once (to study small data)."""
 
-    def __init__(
-        self,
-        size: int,
-        subset_ratio: float,
-        shuffle: bool = True,
-        seed_shuffle: int | None = None,
-        seed_subset: int | None = None,
-    ) -> None:
+    def __init__(self, size, subset_ratio, shuffle=True, seed_shuffle=None, seed_subset=None) -> None:
         super().__init__(size=size, shuffle=shuffle, seed=seed_shuffle)
-        if not 0.0 < subset_ratio <= 1.0:
-            raise AssertionError(f"RandomSubsetTrainingSampler: subset_ratio must lie in (0, 1], not {subset_ratio}")
         self._size_subset = int(size * subset_ratio)
-        if self._size_subset == 0:
-            raise AssertionError(f"RandomSubsetTrainingSampler: {subset_ratio} of {size} records is less than one")
+        if not 0 < self._size_subset <= size:
+            raise AssertionError(
+                f"RandomSubsetTrainingSampler: a share of {subset_ratio} of {size} records is impossible"
+            )
         self._seed_subset = comm.shared_random_seed() if seed_subset is None else int(seed_subset)
         order = torch.randperm(size, generator=torch.Generator().manual_seed(self._seed_subset))
         self._indexes_subset = order[: self._size_subset]
@@ -78,10 +67,7 @@ class RandomSubsetTrainingSampler(TrainingSampler):
     def _infinite_indices(self) -> Iterator[int]:
         generator = self._generator()
         while True:
-            subset = self._indexes_subset
-            if self._shuffle:
-                subset = subset[torch.randperm(self._size_subset, generator=generator)]
-            yield from subset.tolist()
+            yield from self._indexes_subset[self._order(self._size_subset, generator)].tolist()
 
 
 class RepeatFactorTrainingSampler(_EndlessSampler):
@@ -117,10 +103,8 @@ class RepeatFactorTrainingSampler(_EndlessSampler):
             return max(1.0, math.sqrt(quotient) if sqrt else quotient)
 
         of_category = {category: factor(category) for category in images_with}
-        return torch.tensor(
-            [max((of_category[category] for category in categories), default=1.0) for categories in per_image],
-            dtype=torch.float32,
-        )
+        factors = [max((of_category[category] for category in categories), default=1.0) for categories in per_image]
+        return torch.tensor(factors, dtype=torch.float32)
 
     def _get_epoch_indices(self, generator: torch.Generator) -> torch.Tensor:
         round_up = torch.rand(len(self._frac_part), generator=generator) < self._frac_part
@@ -131,9 +115,7 @@ class RepeatFactorTrainingSampler(_EndlessSampler):
         generator = self._generator()
         while True:
             indices = self._get_epoch_indices(generator)
-            if self._shuffle:
-                indices = indices[torch.randperm(len(indices), generator=generator)]
-            yield from indices.tolist()
+            yield from indices[self._order(len(indices), generator)].tolist()
 
 
 class InferenceSampler(Sampler):

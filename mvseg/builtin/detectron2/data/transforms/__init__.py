@@ -1,41 +1,17 @@
 """Geometric and colour transforms, and the random policies (augmentations) that make them; usually imported as T."""
 
-from fvcore.transforms.transform import (
-    BlendTransform,
-    CropTransform,
-    GridSampleTransform,
-    HFlipTransform,
-    NoOpTransform,
-    PadTransform,
-    ScaleTransform,
-    Transform,
-    TransformList,
-    VFlipTransform,
-)
+# ruff: noqa: F401, I001 (re-exports)
 
-from . import augmentation, augmentation_impl, transform
-from .augmentation import *  # noqa: F403
-from .augmentation import __all__ as _augmentation_names
-from .augmentation_impl import *  # noqa: F403
-from .augmentation_impl import __all__ as _policy_names
-from .transform import *  # noqa: F403
-from .transform import __all__ as _transform_names
+from fvcore.transforms.transform import BlendTransform, CropTransform, GridSampleTransform, HFlipTransform
+from fvcore.transforms.transform import NoOpTransform, PadTransform, ScaleTransform, Transform, TransformList
+from fvcore.transforms.transform import VFlipTransform
 
-__all__ = [
-    "BlendTransform",
-    "CropTransform",
-    "GridSampleTransform",
-    "HFlipTransform",
-    "NoOpTransform",
-    "PadTransform",
-    "ScaleTransform",
-    "Transform",
-    "TransformList",
-    "VFlipTransform",
-    "augmentation",
-    "augmentation_impl",
-    "transform",
-    *_augmentation_names,
-    *_policy_names,
-    *_transform_names,
-]
+from ..._missing import module_getattr
+from .augmentation import AugInput, Augmentation, AugmentationList, StandardAugInput, TransformGen
+from .augmentation import apply_augmentations, apply_transform_gens
+from .augmentation_impl import FixedSizeCrop, RandomCrop, RandomCrop_CategoryAreaConstraint
+from .augmentation_impl import RandomApply, RandomBrightness, RandomContrast, RandomFlip, RandomResize
+from .augmentation_impl import RandomSaturation, Resize, ResizeScale, ResizeShortestEdge
+from .transform import ColorTransform, PILColorTransform, ResizeTransform
+
+__getattr__ = module_getattr(__name__)

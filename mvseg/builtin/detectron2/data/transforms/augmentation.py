@@ -10,22 +10,10 @@ from typing import Any
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "StandardAugInput",
-    "TransformGen",
-    "apply_augmentations",
-    "apply_transform_gens",
-]
-
 
 def _check_img_dtype(img: np.ndarray) -> None:
-    if not isinstance(img, np.ndarray):
-        raise AssertionError(f"an image must be a numpy array, not {type(img).__name__}")
-    if img.ndim not in (2, 3):
-        raise AssertionError(f"an image must have shape (H, W) or (H, W, C), not {img.shape}")
+    if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
+        raise AssertionError(f"an image must be a numpy array (H, W) or (H, W, C), not {type(img)} {np.shape(img)}")
 
 
 def _wanted_inputs(aug: Augmentation) -> tuple[str, ...]:
@@ -36,10 +24,7 @@ def _wanted_inputs(aug: Augmentation) -> tuple[str, ...]:
     if len(parameters) == 1:
         return ("image",)
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        raise TypeError(
-            f"{type(aug).__name__}.get_transform takes *args or **kwargs, so its inputs cannot be found by name; "
-            "name the arguments, or override __call__"
-        )
+        raise TypeError(f"{type(aug).__name__}.get_transform takes *args or **kwargs: name its arguments")
     return tuple(p.name for p in parameters)
 
 
@@ -47,9 +32,7 @@ def _get_aug_input_args(aug: Augmentation, aug_input: AugInput) -> list[Any]:
     names = _wanted_inputs(aug)
     missing = [name for name in names if not hasattr(aug_input, name)]
     if missing:
-        raise AttributeError(
-            f"{type(aug).__name__} needs {', '.join(missing)}, which this {type(aug_input).__name__} does not have"
-        )
+        raise AttributeError(f"{type(aug).__name__} needs {', '.join(missing)}: {type(aug_input).__name__} has none")
     return [getattr(aug_input, name) for name in names]
 
 
@@ -83,9 +66,8 @@ class Augmentation:
 
     def __repr__(self) -> str:
         shown = []
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            if name == "self":
-                continue
+        _, *parameters = inspect.signature(type(self).__init__).parameters.items()
+        for name, parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or not hasattr(self, name):
                 return object.__repr__(self)
             value = getattr(self, name)
@@ -150,9 +132,7 @@ class AugInput:
         self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
     ) -> None:
         _check_img_dtype(image)
-        self.image = image
-        self.boxes = boxes
-        self.sem_seg = sem_seg
+        self.image, self.boxes, self.sem_seg = image, boxes, sem_seg
 
     def transform(self, tfm: Transform) -> None:
         """Apply one transform to everything, in place."""

@@ -1,49 +1,114 @@
-"""The random policies (crops in _crops.py). They draw from numpy's global generator."""
+"""The random policies. They draw from numpy's global generator."""
 
-from __future__ import annotations
+# ruff: noqa: I001
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from fvcore.transforms.transform import (
-    BlendTransform,
-    HFlipTransform,
-    NoOpTransform,
-    Transform,
-    VFlipTransform,
-)
+from fvcore.transforms.transform import BlendTransform, CropTransform, HFlipTransform, NoOpTransform, PadTransform
+from fvcore.transforms.transform import Transform, TransformList, VFlipTransform
 from PIL import Image
 
-from ._crops import FixedSizeCrop, MinIoURandomCrop, RandomCrop, RandomCrop_CategoryAreaConstraint, _require
+from ..._missing import module_getattr
 from .augmentation import AugInput, Augmentation, _transform_to_aug
-from .transform import ExtentTransform, ResizeTransform, RotationTransform
-
-__all__ = [
-    "FixedSizeCrop",
-    "MinIoURandomCrop",
-    "RandomApply",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomCrop",
-    "RandomCrop_CategoryAreaConstraint",
-    "RandomExtent",
-    "RandomFlip",
-    "RandomLighting",
-    "RandomResize",
-    "RandomRotation",
-    "RandomSaturation",
-    "Resize",
-    "ResizeScale",
-    "ResizeShortestEdge",
-]
+from .transform import ResizeTransform
 
 # BT.601 luma of R, G, B.
 _LUMA = (0.299, 0.587, 0.114)
-# Principal components of RGB over ImageNet (AlexNet paper, as published with fb.resnet.torch).
-_RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-_RGB_VARIANCES = (0.2175, 0.0188, 0.0045)
+
+__getattr__ = module_getattr(__name__)
+
+
+def _require(choice: str, choices: Sequence[str], what: str) -> None:
+    if choice not in choices:
+        raise AssertionError(f"{what} must be one of {', '.join(choices)}, not {choice!r}")
+
+
+class FixedSizeCrop(Augmentation):
+    """Crop at a random place to at most crop_size (height, width), then pad below and right up to it."""
+
+    def __init__(
+        self, crop_size: tuple[int, int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255
+    ) -> None:
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> TransformList:
+        """Draw the place of the crop."""
+        size = np.array(image.shape[:2])
+        # One draw for both axes, as everywhere this policy is used for published numbers.
+        top, left = np.round(np.maximum(size - self.crop_size, 0) * np.random.uniform(0.0, 1.0)).astype(int).tolist()
+        height, width = np.minimum(self.crop_size, size).tolist()
+        steps = [CropTransform(left, top, width, height, image.shape[1], image.shape[0])]
+        if self.pad:
+            below, right = np.subtract(self.crop_size, (height, width))
+            steps.append(PadTransform(0, 0, right, below, width, height, self.pad_value, self.seg_pad_value))
+        return TransformList(steps)
+
+
+class RandomCrop(Augmentation):
+    """Crop at a random place.
+
+    The size is a share of the image ("relative"), a random share of at least crop_size ("relative_range"),
+    a number of pixels ("absolute"), or a random number of pixels between the two values ("absolute_range").
+    """
+
+    def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
+        super().__init__()
+        _require(crop_type, ("relative_range", "relative", "absolute", "absolute_range"), "RandomCrop: crop_type")
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """Draw size, then place."""
+        height, width = image.shape[:2]
+        crop_h, crop_w = self.get_crop_size((height, width))
+        if crop_h > height or crop_w > width:
+            raise AssertionError(f"RandomCrop: a crop of {crop_h} x {crop_w} does not fit into {height} x {width}")
+        top = np.random.randint(height - crop_h + 1)
+        left = np.random.randint(width - crop_w + 1)
+        return CropTransform(left, top, crop_w, crop_h)
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Draw the (height, width) of the crop for an image of (height, width)."""
+        first, second = self.crop_size
+        height, width = image_size
+        if self.crop_type == "absolute":
+            return min(first, height), min(second, width)
+        if self.crop_type == "absolute_range":
+            return tuple(np.random.randint(min(side, first), min(side, second) + 1) for side in image_size)
+        share = np.asarray(self.crop_size, dtype=np.float32)
+        if self.crop_type == "relative_range":
+            share = share + np.random.rand(2) * (1 - share)
+        return int(height * share[0] + 0.5), int(width * share[1] + 0.5)
+
+
+class RandomCrop_CategoryAreaConstraint(Augmentation):
+    """RandomCrop that tries up to ten times for a crop in which no category fills more than a share of the pixels."""
+
+    def __init__(self, crop_type, crop_size, single_category_max_area=1.0, ignored_category=None) -> None:
+        self.crop_aug = RandomCrop(crop_type, crop_size)
+        self._init(locals())
+
+    def _is_varied(self, labels: np.ndarray) -> bool:
+        values, counts = np.unique(labels, return_counts=True)
+        if self.ignored_category is not None:
+            counts = counts[values != self.ignored_category]
+        return len(counts) > 1 and counts.max() < counts.sum() * self.single_category_max_area
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> Transform:
+        """Draw crops until one is varied; keep the last one otherwise."""
+        if self.single_category_max_area >= 1.0:
+            return self.crop_aug.get_transform(image)
+        height, width = sem_seg.shape
+        for _ in range(10):
+            crop_h, crop_w = self.crop_aug.get_crop_size((height, width))
+            top = np.random.randint(height - crop_h + 1)
+            left = np.random.randint(width - crop_w + 1)
+            if self._is_varied(sem_seg[top : top + crop_h, left : left + crop_w]):
+                break
+        return CropTransform(left, top, crop_w, crop_h)
 
 
 class RandomApply(Augmentation):
@@ -52,8 +117,7 @@ class RandomApply(Augmentation):
     def __init__(self, tfm_or_aug: Augmentation | Transform, prob: float = 0.5) -> None:
         if not 0.0 <= prob <= 1.0:
             raise AssertionError(f"RandomApply: prob must lie in [0, 1], not {prob}")
-        self.aug = _transform_to_aug(tfm_or_aug)
-        self.prob = prob
+        self.aug, self.prob = _transform_to_aug(tfm_or_aug), prob
 
     def get_transform(self, *args: Any) -> Transform:
         """Toss the coin, then ask the policy."""
@@ -96,17 +160,10 @@ class Resize(Augmentation):
 class ResizeShortestEdge(Augmentation):
     """Scale so that the short edge gets a random length, and the long edge stays below max_size."""
 
-    def __init__(
-        self,
-        short_edge_length: int | Sequence[int],
-        max_size: int = sys.maxsize,
-        sample_style: str = "range",
-        interp: int = Image.BILINEAR,
-    ) -> None:
+    def __init__(self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR) -> None:
         super().__init__()
         _require(sample_style, ("range", "choice"), "ResizeShortestEdge: sample_style")
-        if isinstance(short_edge_length, int):
-            short_edge_length = (short_edge_length, short_edge_length)
+        short_edge_length = (short_edge_length,) * 2 if isinstance(short_edge_length, int) else short_edge_length
         self.is_range = sample_style == "range"
         if self.is_range and len(short_edge_length) != 2:
             raise AssertionError(f"ResizeShortestEdge: a range is (low, high), not {short_edge_length}")
@@ -115,11 +172,8 @@ class ResizeShortestEdge(Augmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         """Draw a length and keep the aspect ratio."""
         height, width = image.shape[:2]
-        if self.is_range:
-            low, high = self.short_edge_length
-            edge = np.random.randint(low, high + 1)
-        else:
-            edge = np.random.choice(self.short_edge_length)
+        edges = self.short_edge_length
+        edge = np.random.randint(edges[0], edges[1] + 1) if self.is_range else np.random.choice(edges)
         if edge == 0:
             return NoOpTransform()
         return ResizeTransform(height, width, *self.get_output_shape(height, width, edge, self.max_size), self.interp)
@@ -144,15 +198,12 @@ class ResizeScale(Augmentation):
         super().__init__()
         self._init(locals())
 
-    def _get_resize(self, image: np.ndarray, scale: float) -> Transform:
-        size = np.array(image.shape[:2])
-        target = np.multiply((self.target_height, self.target_width), scale)
-        new_size = np.round(np.multiply(size, np.min(target / size))).astype(int)
-        return ResizeTransform(*image.shape[:2], int(new_size[0]), int(new_size[1]), self.interp)
-
     def get_transform(self, image: np.ndarray) -> Transform:
         """Draw the multiple."""
-        return self._get_resize(image, np.random.uniform(self.min_scale, self.max_scale))
+        size, scale = np.array(image.shape[:2]), np.random.uniform(self.min_scale, self.max_scale)
+        target = np.multiply((self.target_height, self.target_width), scale)
+        new_size = np.round(np.multiply(size, np.min(target / size))).astype(int)
+        return ResizeTransform(*image.shape[:2], *new_size.tolist(), self.interp)
 
 
 class RandomResize(Augmentation):
@@ -165,62 +216,6 @@ class RandomResize(Augmentation):
         """Draw a shape."""
         height, width = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
         return ResizeTransform(*image.shape[:2], height, width, self.interp)
-
-
-class RandomRotation(Augmentation):
-    """Rotate by a random angle (degrees, counter-clockwise) about a random centre (shares of width and height)."""
-
-    def __init__(
-        self,
-        angle: float | Sequence[float],
-        expand: bool = True,
-        center: Sequence[Any] | None = None,
-        sample_style: str = "range",
-        interp: int | None = None,
-    ) -> None:
-        super().__init__()
-        _require(sample_style, ("range", "choice"), "RandomRotation: sample_style")
-        self.is_range = sample_style == "range"
-        if isinstance(angle, (float, int)):
-            angle = (angle, angle)
-        if center is not None and isinstance(center[0], (float, int)):
-            center = (center, center)
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw angle and centre."""
-        if self.is_range:
-            angle, center = np.random.uniform(*self.angle), None
-            if self.center is not None:
-                center = [np.random.uniform(low, high) for low, high in zip(*self.center)]
-        else:
-            angle, center = np.random.choice(self.angle), self.center
-            if center is not None:
-                center = center[np.random.choice(len(center))]
-        if angle % 360 == 0:
-            return NoOpTransform()
-        height, width = image.shape[:2]
-        middle = None if center is None else (width * center[0], height * center[1])
-        return RotationTransform(height, width, angle, expand=self.expand, center=middle, interp=self.interp)
-
-
-class RandomExtent(Augmentation):
-    """Cut out a rectangle of random scale and shift (both relative to the image); it may reach outside."""
-
-    def __init__(self, scale_range: tuple[float, float], shift_range: tuple[float, float]) -> None:
-        super().__init__()
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw scale, then the two shifts."""
-        height, width = image.shape[:2]
-        size = np.array([width, height], dtype=float)
-        half = 0.5 * size * np.random.uniform(*self.scale_range)
-        shift = np.array([share * side * (np.random.rand() - 0.5) for share, side in zip(self.shift_range, size)])
-        middle = shift + 0.5 * size
-        rectangle = np.concatenate([middle - half, middle + half])
-        output_size = (int(rectangle[3] - rectangle[1]), int(rectangle[2] - rectangle[0]))
-        return ExtentTransform(src_rect=tuple(rectangle), output_size=output_size)
 
 
 class _RandomIntensity(Augmentation):
@@ -259,20 +254,3 @@ class RandomSaturation(_RandomIntensity):
         if image.shape[-1] != 3:
             raise AssertionError(f"RandomSaturation needs an RGB image, not one of shape {image.shape}")
         return self._blend(image.dot(_LUMA)[:, :, np.newaxis])
-
-
-class RandomLighting(Augmentation):
-    """Shift an RGB image along the principal colour axes of ImageNet by normally distributed amounts."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self._init(locals())
-        self.eigen_vecs = np.array(_RGB_AXES)
-        self.eigen_vals = np.array(_RGB_VARIANCES)
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw the three weights."""
-        if image.shape[-1] != 3:
-            raise AssertionError(f"RandomLighting needs an RGB image, not one of shape {image.shape}")
-        weights = np.random.normal(scale=self.scale, size=3)
-        return BlendTransform(self.eigen_vecs.dot(weights * self.eigen_vals), src_weight=1.0, dst_weight=1.0)

@@ -1,19 +1,15 @@
-"""Deterministic transforms that fvcore does not have: PIL resize, extent, rotation, colour."""
+"""Deterministic transforms that fvcore does not have: PIL resize, and colour."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fvcore.transforms.transform import CropTransform, Transform, TransformList
+from fvcore.transforms.transform import NoOpTransform, Transform
 from PIL import Image
-
-__all__ = ["ColorTransform", "ExtentTransform", "PILColorTransform", "ResizeTransform", "RotationTransform"]
 
 _TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
 
@@ -22,22 +18,9 @@ class _PrintedTransform(Transform):
     """Transform whose repr shows the constructor arguments that are not at their default."""
 
     def __repr__(self) -> str:
-        shown = []
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            if name == "self":
-                continue
-            value = getattr(self, name)
-            same = value is parameter.default or (np.isscalar(value) and value == parameter.default)
-            if not same:
-                shown.append(f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _pil_with_channels(array: np.ndarray, operation: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Run a PIL operation on an (H, W) or (H, W, C) uint8 array; PIL itself would refuse a channel axis of length 1."""
-    single = array.ndim == 3 and array.shape[2] == 1
-    result = np.asarray(operation(Image.fromarray(array[:, :, 0] if single else array)))
-    return result[:, :, None] if single else result
+        _, *parameters = inspect.signature(type(self).__init__).parameters.values()
+        values = [(p.name, getattr(self, p.name)) for p in parameters if getattr(self, p.name) is not p.default]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
 
 
 def _interpolate(array: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -54,9 +37,8 @@ class ResizeTransform(_PrintedTransform):
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None) -> None:
         super().__init__()
-        self._set_attributes(
-            {"h": h, "w": w, "new_h": new_h, "new_w": new_w, "interp": Image.BILINEAR if interp is None else interp}
-        )
+        self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
+        self.interp = Image.BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """Resize; uint8 goes through PIL (antialiased), everything else through torch (not antialiased)."""
@@ -64,7 +46,10 @@ class ResizeTransform(_PrintedTransform):
             raise AssertionError(f"ResizeTransform made for {self.h} x {self.w} got an image of {img.shape[:2]}")
         interp = self.interp if interp is None else interp
         if img.dtype == np.uint8:
-            return _pil_with_channels(img, lambda image: image.resize((self.new_w, self.new_h), interp))
+            # PIL itself would refuse a channel axis of length 1.
+            single = img.ndim == 3 and img.shape[2] == 1
+            image = Image.fromarray(img[:, :, 0] if single else img).resize((self.new_w, self.new_h), interp)
+            return np.asarray(image)[:, :, None] if single else np.asarray(image)
         return _interpolate(img, (self.new_h, self.new_w), _TORCH_MODES[interp])
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -84,114 +69,6 @@ class ResizeTransform(_PrintedTransform):
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
 
 
-class ExtentTransform(_PrintedTransform):
-    """Cut out the rectangle src_rect = (x0, y0, x1, y1), also beyond its edges, and scale it to output_size (h, w)."""
-
-    def __init__(
-        self, src_rect: Any, output_size: tuple[int, int], interp: int = Image.BILINEAR, fill: int = 0
-    ) -> None:
-        super().__init__()
-        self._set_attributes({"src_rect": src_rect, "output_size": output_size, "interp": interp, "fill": fill})
-
-    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Sample the rectangle; outside the image stands the fill value."""
-        height, width = self.output_size
-        resample = self.interp if interp is None else interp
-        return _pil_with_channels(
-            img,
-            lambda image: image.transform(
-                (width, height), Image.Transform.EXTENT, data=self.src_rect, resample=resample, fill=self.fill
-            ),
-        )
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Move coordinates into the frame of the rectangle."""
-        left, top, right, bottom = self.src_rect
-        height, width = self.output_size
-        coords = coords.astype("float32")
-        coords -= np.array([left, top], dtype=float)
-        coords *= np.array([width / (right - left), height / (bottom - top)])
-        return coords
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Sample labels without mixing them."""
-        return self.apply_image(segmentation, interp=Image.NEAREST)
-
-
-class RotationTransform(_PrintedTransform):
-    """Rotate counter-clockwise by an angle in degrees; with expand the canvas grows to hold the whole image."""
-
-    def __init__(
-        self,
-        h: int,
-        w: int,
-        angle: float,
-        expand: bool = True,
-        center: Any = None,
-        interp: int | None = None,
-    ) -> None:
-        super().__init__()
-        middle = np.array((w / 2, h / 2))
-        cosine, sine = np.abs([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
-        bound_w, bound_h = np.rint([w * cosine + h * sine, w * sine + h * cosine]).astype(int) if expand else (w, h)
-        self._set_attributes(
-            {
-                "h": h,
-                "w": w,
-                "angle": angle,
-                "expand": expand,
-                "center": middle if center is None else center,
-                "interp": cv2.INTER_LINEAR if interp is None else interp,
-                "image_center": middle,
-                "abs_cos": cosine,
-                "abs_sin": sine,
-                "bound_w": bound_w,
-                "bound_h": bound_h,
-            }
-        )
-        self.rm_coords = self.create_rotation_matrix()
-        # OpenCV places pixel centres on integers, coordinates here place them on halves.
-        self.rm_image = self.create_rotation_matrix(offset=-0.5)
-
-    def create_rotation_matrix(self, offset: float = 0) -> np.ndarray:
-        """Return the 2 x 3 matrix of the rotation about the centre, moved so that the picture fills the new canvas."""
-        center = (float(self.center[0] + offset), float(self.center[1] + offset))
-        matrix = cv2.getRotationMatrix2D(center, self.angle, 1)
-        if self.expand:
-            moved_center = matrix @ np.append(self.image_center + offset, 1.0)
-            canvas_center = np.array([self.bound_w / 2, self.bound_h / 2]) + offset
-            matrix[:, 2] += canvas_center - moved_center
-        return matrix
-
-    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Rotate the pixels; corners that come from outside are 0."""
-        if len(img) == 0 or self.angle % 360 == 0:
-            return img
-        if img.shape[:2] != (self.h, self.w):
-            raise AssertionError(f"RotationTransform made for {self.h} x {self.w} got an image of {img.shape[:2]}")
-        flags = self.interp if interp is None else interp
-        return cv2.warpAffine(img, self.rm_image, (int(self.bound_w), int(self.bound_h)), flags=flags)
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Rotate points, shape (N, 2)."""
-        coords = np.asarray(coords, dtype=float)
-        if len(coords) == 0 or self.angle % 360 == 0:
-            return coords
-        return coords @ self.rm_coords[:, :2].T + self.rm_coords[:, 2]
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Rotate labels without mixing them."""
-        return self.apply_image(segmentation, interp=cv2.INTER_NEAREST)
-
-    def inverse(self) -> TransformList:
-        """Rotate back and cut off the border that both expansions have added."""
-        if not self.expand:
-            raise NotImplementedError("a rotation with expand=False loses corners and has no inverse")
-        back = RotationTransform(self.bound_h, self.bound_w, -self.angle, True, None, self.interp)
-        crop = CropTransform((back.bound_w - self.w) // 2, (back.bound_h - self.h) // 2, self.w, self.h)
-        return TransformList([back, crop])
-
-
 class ColorTransform(_PrintedTransform):
     """Any function from image array to image array; geometry stays."""
 
@@ -199,7 +76,7 @@ class ColorTransform(_PrintedTransform):
         if not callable(op):
             raise ValueError(f"{type(self).__name__} needs a function of an image, not {type(op).__name__}")
         super().__init__()
-        self._set_attributes({"op": op})
+        self.op = op
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """Change the colours."""
@@ -209,14 +86,10 @@ class ColorTransform(_PrintedTransform):
         """Leave coordinates alone."""
         return coords
 
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Leave labels alone."""
-        return segmentation
+    apply_segmentation = apply_coords
 
     def inverse(self) -> Transform:
         """Undo the geometry, of which there is none."""
-        from fvcore.transforms.transform import NoOpTransform
-
         return NoOpTransform()
 
 

@@ -1,14 +1,10 @@
 """Interface of all backbones."""
 
-from __future__ import annotations
-
 from abc import ABCMeta, abstractmethod
 
 from torch import nn
 
 from ...layers import ShapeSpec
-
-__all__ = ["Backbone"]
 
 
 class Backbone(nn.Module, metaclass=ABCMeta):

@@ -1,7 +1,5 @@
 """Registry of backbones."""
 
-from __future__ import annotations
-
 from ...layers import ShapeSpec
 from ...utils.registry import Registry
 from .backbone import Backbone

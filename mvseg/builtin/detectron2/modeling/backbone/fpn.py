@@ -1,7 +1,5 @@
 """Feature pyramid networks (Lin et al. 2017) and the coarser levels on top of them."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 
@@ -14,24 +12,12 @@ from .backbone import Backbone
 from .build import BACKBONE_REGISTRY
 from .resnet import build_resnet_backbone
 
-__all__ = [
-    "FPN",
-    "LastLevelMaxPool",
-    "LastLevelP6P7",
-    "build_resnet_fpn_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-]
-
 
 class FPN(Backbone):
     """A top-down path with lateral connections; outputs "p<log2 stride>", all with `out_channels` channels."""
 
     def __init__(self, bottom_up, in_features, out_channels, norm="", top_block=None, fuse_type="sum", square_pad=0):
         super().__init__()
-        if not isinstance(bottom_up, Backbone) or not in_features:
-            raise AssertionError(
-                f"FPN needs a Backbone and names of its features, not {type(bottom_up)}, {in_features}"
-            )
         if fuse_type not in ("sum", "avg"):
             raise AssertionError(f'MODEL.FPN.FUSE_TYPE is "sum" or "avg", not {fuse_type!r}')
         shapes = bottom_up.output_shape()
@@ -44,32 +30,21 @@ class FPN(Backbone):
                 ("lateral", shapes[name].channels, 1, lateral),
                 ("output", out_channels, 3, output),
             ):
-                conv = Conv2d(
-                    in_channels,
-                    out_channels,
-                    kernel_size=size,
-                    padding=size // 2,
-                    bias=norm == "",
-                    norm=get_norm(norm, out_channels),
-                )
+                options = {"padding": size // 2, "bias": norm == "", "norm": get_norm(norm, out_channels)}
+                conv = Conv2d(in_channels, out_channels, size, **options)
                 self.add_module(f"fpn_{kind}{level}", conv)
                 found.append(conv)
             # Both are made before either is filled: part of the reproducible order of random numbers.
             weight_init.c2_xavier_fill(lateral[-1])
             weight_init.c2_xavier_fill(output[-1])
         # Coarsest first, as they run. Plain lists: the modules are registered under their own names already.
-        self.lateral_convs = lateral[::-1]
-        self.output_convs = output[::-1]
-        self.top_block = top_block
-        self.in_features = tuple(in_features)
-        self.bottom_up = bottom_up
+        self.lateral_convs, self.output_convs = lateral[::-1], output[::-1]
+        self.bottom_up, self.top_block, self.in_features = bottom_up, top_block, tuple(in_features)
         extra = top_block.num_levels if top_block is not None else 0
         self._out_feature_strides = {f"p{level}": 2**level for level in range(levels[0], levels[-1] + extra + 1)}
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self._size_divisibility = strides[-1]
-        self._square_pad = square_pad
-        self._fuse_type = fuse_type
+        self._size_divisibility, self._square_pad, self._fuse_type = strides[-1], square_pad, fuse_type
 
     @property
     def size_divisibility(self):
@@ -88,9 +63,7 @@ class FPN(Backbone):
             side = lateral(below[name])
             if merged is not None:
                 side = side + F.interpolate(merged, scale_factor=2.0, mode="nearest")
-                if self._fuse_type == "avg":
-                    side = side / 2
-            merged = side
+            merged = side / 2 if self._fuse_type == "avg" and merged is not None else side
             results.insert(0, output(merged))
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -109,8 +82,7 @@ class LastLevelMaxPool(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.num_levels = 1
-        self.in_feature = "p5"
+        self.num_levels, self.in_feature = 1, "p5"
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [F.max_pool2d(x, kernel_size=1, stride=2)]
@@ -121,8 +93,7 @@ class LastLevelP6P7(nn.Module):
 
     def __init__(self, in_channels, out_channels, in_feature="res5"):
         super().__init__()
-        self.num_levels = 2
-        self.in_feature = in_feature
+        self.num_levels, self.in_feature = 2, in_feature
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
         weight_init.c2_xavier_fill(self.p6)
@@ -134,14 +105,8 @@ class LastLevelP6P7(nn.Module):
 
 
 def _fpn(cfg, bottom_up: Backbone, top_block: nn.Module) -> FPN:
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=top_block,
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    options = cfg.MODEL.FPN
+    return FPN(bottom_up, options.IN_FEATURES, options.OUT_CHANNELS, options.NORM, top_block, options.FUSE_TYPE)
 
 
 @BACKBONE_REGISTRY.register()

@@ -1,6 +1,4 @@
-"""Residual networks (He et al. 2016) with the options of detection: frozen norms, dilation, deformable blocks."""
-
-from __future__ import annotations
+"""Residual networks (He et al. 2016) with the options of detection: frozen norms, dilation."""
 
 from itertools import pairwise
 
@@ -9,59 +7,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformConv, ShapeSpec, get_norm
+from ..._missing import missing, module_getattr
+from ...layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 from .backbone import Backbone
 from .build import BACKBONE_REGISTRY
 
-__all__ = [
-    "BasicBlock",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_resnet_backbone",
-    "make_stage",
-]
+__getattr__ = module_getattr(__name__)
 
 ResNetBlockBase = CNNBlockBase
 
-_BLOCKS_PER_STAGE = {
-    18: [2, 2, 2, 2],
-    34: [3, 4, 6, 3],
-    50: [3, 4, 6, 3],
-    101: [3, 4, 23, 3],
-    152: [3, 8, 36, 3],
-}
+_BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm, **kwargs) -> Conv2d:
-    return Conv2d(
-        in_channels, out_channels, kernel_size=kernel_size, bias=False, norm=get_norm(norm, out_channels), **kwargs
-    )
-
-
-def _fill(*layers: nn.Module | None) -> None:
-    for layer in layers:
-        if layer is not None:
-            weight_init.c2_msra_fill(layer)
+    return Conv2d(in_channels, out_channels, kernel_size, bias=False, norm=get_norm(norm, out_channels), **kwargs)
 
 
 class _Residual(CNNBlockBase):
-    """Shortcut plus branch; the shortcut is a 1x1 convolution where the number of channels changes."""
+    """Shortcut plus a branch conv1, conv2, ...; the shortcut is a 1x1 convolution where the channels change."""
+
+    _names = ("conv1", "conv2")
 
     def __init__(self, in_channels, out_channels, stride, norm):
         super().__init__(in_channels, out_channels, stride)
-        self.shortcut = (
-            _conv(in_channels, out_channels, 1, norm, stride=stride) if in_channels != out_channels else None
-        )
+        self.shortcut = None
+        if in_channels != out_channels:
+            self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride)
 
-    def _branch(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def _fill(self) -> None:
+        # The shortcut comes last: part of the reproducible order of random numbers.
+        for name in (*self._names, "shortcut"):
+            if getattr(self, name) is not None:
+                weight_init.c2_msra_fill(getattr(self, name))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(self._branch(x) + shortcut)
+        x = self.conv1(x)
+        for name in self._names[1:]:
+            x = getattr(self, name)(F.relu_(x))
+        return F.relu_(x + shortcut)
 
 
 class BasicBlock(_Residual):
@@ -71,14 +55,13 @@ class BasicBlock(_Residual):
         super().__init__(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride, padding=1)
         self.conv2 = _conv(out_channels, out_channels, 3, norm, padding=1)
-        _fill(self.conv1, self.conv2, self.shortcut)
-
-    def _branch(self, x: Tensor) -> Tensor:
-        return self.conv2(F.relu_(self.conv1(x)))
+        self._fill()
 
 
 class BottleneckBlock(_Residual):
     """1x1, 3x3, 1x1 convolutions; `stride_in_1x1` puts the stride in the first (as in the MSRA weights)."""
+
+    _names = ("conv1", "conv2", "conv3")
 
     def __init__(
         self,
@@ -96,73 +79,9 @@ class BottleneckBlock(_Residual):
         first, middle = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv(in_channels, bottleneck_channels, 1, norm, stride=first)
         spatial = {"stride": middle, "padding": dilation, "dilation": dilation, "groups": num_groups}
-        self._make_conv2(bottleneck_channels, norm, spatial)
+        self.conv2 = _conv(bottleneck_channels, bottleneck_channels, 3, norm, **spatial)
         self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm)
-        _fill(self.conv1, self.conv2, self.conv3, self.shortcut)
-
-    def _make_conv2(self, channels: int, norm, spatial: dict[str, int]) -> None:
-        self.conv2 = _conv(channels, channels, 3, norm, **spatial)
-
-    def _apply_conv2(self, x: Tensor) -> Tensor:
-        return self.conv2(x)
-
-    def _branch(self, x: Tensor) -> Tensor:
-        x = F.relu_(self.conv1(x))
-        return self.conv3(F.relu_(self._apply_conv2(x)))
-
-
-class DeformBottleneckBlock(BottleneckBlock):
-    """Bottleneck with a deformable 3x3 convolution, whose offsets start at zero."""
-
-    def __init__(
-        self,
-        in_channels,
-        out_channels,
-        *,
-        bottleneck_channels,
-        stride=1,
-        num_groups=1,
-        norm="BN",
-        stride_in_1x1=False,
-        dilation=1,
-        deform_modulated=False,
-        deform_num_groups=1,
-    ):
-        # Plain values may be set before nn.Module's own __init__; _make_conv2 runs inside it.
-        self.__dict__.update(deform_modulated=deform_modulated, deform_num_groups=deform_num_groups)
-        super().__init__(
-            in_channels,
-            out_channels,
-            bottleneck_channels=bottleneck_channels,
-            stride=stride,
-            num_groups=num_groups,
-            norm=norm,
-            stride_in_1x1=stride_in_1x1,
-            dilation=dilation,
-        )
-        nn.init.zeros_(self.conv2_offset.weight)
-        nn.init.zeros_(self.conv2_offset.bias)
-
-    def _make_conv2(self, channels: int, norm, spatial: dict[str, int]) -> None:
-        kind, per_sample = (ModulatedDeformConv, 3) if self.deform_modulated else (DeformConv, 2)
-        where = {name: value for name, value in spatial.items() if name != "groups"}
-        self.conv2_offset = Conv2d(channels, per_sample * 9 * self.deform_num_groups, kernel_size=3, **where)
-        self.conv2 = kind(
-            channels,
-            channels,
-            kernel_size=3,
-            bias=False,
-            deformable_groups=self.deform_num_groups,
-            norm=get_norm(norm, channels),
-            **spatial,
-        )
-
-    def _apply_conv2(self, x: Tensor) -> Tensor:
-        offset = self.conv2_offset(x)
-        if not self.deform_modulated:
-            return self.conv2(x, offset)
-        samples = 9 * self.deform_num_groups
-        return self.conv2(x, offset[:, : 2 * samples], offset[:, 2 * samples :].sigmoid())
+        self._fill()
 
 
 class BasicStem(CNNBlockBase):
@@ -171,7 +90,7 @@ class BasicStem(CNNBlockBase):
     def __init__(self, in_channels=3, out_channels=64, norm="BN"):
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2, padding=3)
-        _fill(self.conv1)
+        weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
@@ -182,8 +101,7 @@ class ResNet(Backbone):
 
     def __init__(self, stem, stages, num_classes=None, out_features=None, freeze_at=0):
         super().__init__()
-        self.stem = stem
-        self.num_classes = num_classes
+        self.stem, self.num_classes = stem, num_classes
         self._out_feature_strides = {"stem": stem.stride}
         self._out_feature_channels = {"stem": stem.out_channels}
         if out_features is not None:
@@ -193,8 +111,6 @@ class ResNet(Backbone):
         self.stages = []
         stride, channels = stem.stride, stem.out_channels
         for name, blocks in zip(self.stage_names, stages):
-            if not blocks:
-                raise AssertionError(f"ResNet stage {name} has no blocks")
             for block in blocks:
                 stride *= block.stride
             channels = blocks[-1].out_channels
@@ -217,8 +133,6 @@ class ResNet(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W) to the features asked for."""
-        if x.dim() != 4:
-            raise AssertionError(f"ResNet takes images (N, C, H, W), not {tuple(x.shape)}")
         features = {"stem": self.stem(x)}
         x = features["stem"]
         for name, stage in zip(self.stage_names, self.stages):
@@ -238,18 +152,7 @@ class ResNet(Backbone):
 
     @staticmethod
     def make_stage(block_class, num_blocks, *, in_channels, out_channels, **kwargs):
-        """Build the blocks of one stage.
-
-        Args:
-            block_class: class of the blocks.
-            num_blocks: how many.
-            in_channels: input channels of the first; the others have `out_channels`.
-            out_channels: output channels of all.
-            kwargs: further arguments of the blocks; `<name>_per_block=[...]` gives each its own `<name>`.
-
-        Returns:
-            The list of blocks.
-        """
+        """Build a stage's blocks; only the first has `in_channels`; `<name>_per_block=[...]` gives each its own."""
         ending = "_per_block"
         varying = {name.removesuffix(ending): kwargs.pop(name) for name in list(kwargs) if name.endswith(ending)}
         for name, values in varying.items():
@@ -271,24 +174,12 @@ class ResNet(Backbone):
         stages = []
         for number, stride, (before, after) in zip(_BLOCKS_PER_STAGE[depth], (1, 2, 2, 2), pairwise(channels)):
             extra = {} if basic else {"bottleneck_channels": after // 4}
-            strides = [stride] + [1] * (number - 1)
-            stages.append(
-                ResNet.make_stage(
-                    block_class,
-                    number,
-                    stride_per_block=strides,
-                    in_channels=before,
-                    out_channels=after,
-                    **extra,
-                    **kwargs,
-                )
-            )
+            extra |= {"stride_per_block": [stride] + [1] * (number - 1), "in_channels": before, "out_channels": after}
+            stages.append(ResNet.make_stage(block_class, number, **extra, **kwargs))
         return stages
 
 
-def make_stage(*args, **kwargs):
-    """Same as `ResNet.make_stage`."""
-    return ResNet.make_stage(*args, **kwargs)
+make_stage = ResNet.make_stage
 
 
 @BACKBONE_REGISTRY.register()
@@ -304,32 +195,20 @@ def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     for index, number in enumerate(_BLOCKS_PER_STAGE[options.DEPTH]):
         dilation = options.RES5_DILATION if index == 3 else 1
         stride = 1 if index == 0 or dilation == 2 else 2
-        block: dict = {"norm": options.NORM, "stride_per_block": [stride] + [1] * (number - 1)}
-        block_class = BasicBlock
+        block = {"norm": options.NORM, "in_channels": in_channels, "out_channels": out_channels}
         if not basic:
-            block_class = BottleneckBlock
-            block.update(
-                bottleneck_channels=bottleneck,
-                num_groups=options.NUM_GROUPS,
-                stride_in_1x1=options.STRIDE_IN_1X1,
-                dilation=dilation,
-            )
-        if options.DEFORM_ON_PER_STAGE[index]:
-            block_class = DeformBottleneckBlock
-            block.update(deform_modulated=options.DEFORM_MODULATED, deform_num_groups=options.DEFORM_NUM_GROUPS)
-        stages.append(
-            ResNet.make_stage(block_class, number, in_channels=in_channels, out_channels=out_channels, **block)
-        )
+            block |= {"num_groups": options.NUM_GROUPS, "stride_in_1x1": options.STRIDE_IN_1X1}
+            block |= {"bottleneck_channels": bottleneck, "dilation": dilation}
+        strides = [stride] + [1] * (number - 1)
+        stages.append(make_stage(BasicBlock if basic else BottleneckBlock, number, stride_per_block=strides, **block))
         in_channels, out_channels, bottleneck = out_channels, out_channels * 2, bottleneck * 2
     return ResNet(stem, stages, out_features=options.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 def _check_resnet_options(options, basic: bool) -> None:
+    if any(options.DEFORM_ON_PER_STAGE):
+        raise missing("modeling.backbone.resnet.DeformBottleneckBlock")
     if options.RES5_DILATION not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is 1 or 2, not {options.RES5_DILATION}")
-    plain = not any(options.DEFORM_ON_PER_STAGE) and options.RES5_DILATION == 1 and options.NUM_GROUPS == 1
-    if basic and not (plain and options.RES2_OUT_CHANNELS == 64):
-        raise AssertionError(
-            f"MODEL.RESNETS.DEPTH {options.DEPTH} needs RES2_OUT_CHANNELS 64, RES5_DILATION 1, NUM_GROUPS 1 and no "
-            "deformable stages"
-        )
+    if basic and (options.RES5_DILATION, options.NUM_GROUPS, options.RES2_OUT_CHANNELS) != (1, 1, 64):
+        raise AssertionError(f"MODEL.RESNETS.DEPTH {options.DEPTH}: RES5_DILATION, NUM_GROUPS 1, RES2_OUT_CHANNELS 64")

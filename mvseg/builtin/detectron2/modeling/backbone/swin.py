@@ -1,7 +1,5 @@
 """Swin Transformer (Liu et al. 2021) as a backbone; parameters are named as in the authors' weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,8 +7,6 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from .backbone import Backbone
-
-__all__ = ["SwinTransformer"]
 
 
 def _pad_map(x: Tensor, multiple: int) -> Tensor:
@@ -71,25 +67,15 @@ class _Mlp(nn.Module):
 class _WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position."""
 
-    def __init__(
-        self,
-        dim: int,
-        window_size: int,
-        num_heads: int,
-        qkv_bias: bool,
-        qk_scale: float | None,
-        attn_drop: float,
-        proj_drop: float,
-    ):
+    def __init__(self, dim: int, num_heads: int, options: dict):
         super().__init__()
-        self.num_heads = num_heads
-        self.scale = qk_scale or (dim // num_heads) ** -0.5
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.register_buffer("relative_position_index", _relative_position_index(window_size))
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
-        self.attn_drop = attn_drop
+        size, self.attn_drop = options["window_size"], options["attn_drop"]
+        self.num_heads, self.scale = num_heads, options["qk_scale"] or (dim // num_heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * size - 1) ** 2, num_heads))
+        self.register_buffer("relative_position_index", _relative_position_index(size))
+        self.qkv = nn.Linear(dim, dim * 3, bias=options["qkv_bias"])
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
+        self.proj_drop = nn.Dropout(options["drop"])
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -109,16 +95,12 @@ class _Block(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, shift_size: int, drop_path: float, options: dict):
         super().__init__()
-        self.window_size = options["window_size"]
-        self.shift_size = shift_size
-        norm_layer, drop = options["norm_layer"], options["drop"]
-        self.norm1 = norm_layer(dim)
-        self.attn = _WindowAttention(
-            dim, self.window_size, num_heads, options["qkv_bias"], options["qk_scale"], options["attn_drop"], drop
-        )
+        self.window_size, self.shift_size = options["window_size"], shift_size
+        self.norm1 = options["norm_layer"](dim)
+        self.attn = _WindowAttention(dim, num_heads, options)
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path > 0 else nn.Identity()
-        self.norm2 = norm_layer(dim)
-        self.mlp = _Mlp(dim, int(dim * options["mlp_ratio"]), drop)
+        self.norm2 = options["norm_layer"](dim)
+        self.mlp = _Mlp(dim, int(dim * options["mlp_ratio"]), options["drop"])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
@@ -152,13 +134,10 @@ class _PatchMerging(nn.Module):
 class _Stage(nn.Module):
     """Blocks of one resolution, and the merging to the next."""
 
-    def __init__(
-        self, dim: int, num_heads: int, drop_path: list[float], merge: bool, checkpointed: bool, options: dict
-    ):
+    def __init__(self, dim: int, num_heads: int, drop_path: list[float], merge: bool, options: dict):
         super().__init__()
-        self.window_size = options["window_size"]
+        self.window_size, self.use_checkpoint = options["window_size"], options["use_checkpoint"]
         self.shift_size = self.window_size // 2
-        self.use_checkpoint = checkpointed
         self.blocks = nn.ModuleList(
             _Block(dim, num_heads, self.shift_size * (index % 2), rate, options) for index, rate in enumerate(drop_path)
         )
@@ -215,10 +194,8 @@ class SwinTransformer(Backbone):
         use_checkpoint=False,
     ):
         super().__init__()
-        self.num_layers = len(depths)
-        self.ape = ape
-        self.out_indices = out_indices
-        self.frozen_stages = frozen_stages
+        self.num_layers, self.ape = len(depths), ape
+        self.out_indices, self.frozen_stages = out_indices, frozen_stages
         self.patch_embed = _PatchEmbed(patch_size, in_chans, embed_dim, norm_layer if patch_norm else None)
         if ape:
             height, width = (pretrain_img_size,) * 2 if isinstance(pretrain_img_size, int) else pretrain_img_size
@@ -226,19 +203,13 @@ class SwinTransformer(Backbone):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(shape))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
-        options = {
-            "window_size": window_size,
-            "mlp_ratio": mlp_ratio,
-            "qkv_bias": qkv_bias,
-            "qk_scale": qk_scale,
-            "drop": drop_rate,
-            "attn_drop": attn_drop_rate,
-            "norm_layer": norm_layer,
-        }
+        options = {"window_size": window_size, "mlp_ratio": mlp_ratio, "norm_layer": norm_layer, "drop": drop_rate}
+        options |= {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "attn_drop": attn_drop_rate}
+        options["use_checkpoint"] = use_checkpoint
         self.num_features = [embed_dim * 2**index for index in range(self.num_layers)]
         rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
         self.layers = nn.ModuleList(
-            _Stage(dim, heads, rate.tolist(), index + 1 < self.num_layers, use_checkpoint, options)
+            _Stage(dim, heads, rate.tolist(), index + 1 < self.num_layers, options)
             for index, (dim, heads, rate) in enumerate(zip(self.num_features, num_heads, rates))
         )
         for index in out_indices:

@@ -1,7 +1,5 @@
 """Registry of whole models."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

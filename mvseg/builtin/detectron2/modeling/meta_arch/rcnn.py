@@ -1,7 +1,5 @@
 """Detectors of two stages: backbone, proposals, heads on regions."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,65 +8,28 @@ from ...config import configurable
 from ...layers import move_device_like
 from ...structures import ImageList, Instances
 from ...utils.events import get_event_storage
-from ..backbone import Backbone, build_backbone
+from ..backbone import build_backbone
 from ..postprocessing import detector_postprocess
 from ..proposal_generator import build_proposal_generator
 from ..roi_heads import build_roi_heads
 from .build import META_ARCH_REGISTRY
 
-__all__ = ["GeneralizedRCNN", "ProposalNetwork"]
-
-
-class _ImageModel(nn.Module):
-    """Normalisation of images, shared by the models of this file."""
-
-    def _init_pixels(self, pixel_mean: tuple[float], pixel_std: tuple[float]) -> None:
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-        if self.pixel_mean.shape != self.pixel_std.shape:
-            raise AssertionError(f"MODEL.PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length")
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def _move_to_current_device(self, x: Tensor) -> Tensor:
-        return move_device_like(x, self.pixel_mean)
-
-    def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
-        """Normalise the "image" (C, H, W) of each record and pad them to one batch."""
-        images = [self._move_to_current_device(record["image"]) for record in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
-        )
-
 
 @META_ARCH_REGISTRY.register()
-class GeneralizedRCNN(_ImageModel):
+class GeneralizedRCNN(nn.Module):
     """Detect by features of the image, proposals of regions, and a prediction for each region."""
 
     @configurable
     def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        proposal_generator: nn.Module,
-        roi_heads: nn.Module,
-        pixel_mean: tuple[float],
-        pixel_std: tuple[float],
-        input_format: str | None = None,
-        vis_period: int = 0,
+        self, *, backbone, proposal_generator, roi_heads, pixel_mean, pixel_std, input_format=None, vis_period=0
     ):
         super().__init__()
-        self.backbone = backbone
-        self.proposal_generator = proposal_generator
-        self.roi_heads = roi_heads
-        self.input_format = input_format
-        self.vis_period = vis_period
-        if vis_period > 0 and input_format is None:
-            raise AssertionError("VIS_PERIOD > 0 needs the input_format of the images")
-        self._init_pixels(pixel_mean, pixel_std)
+        self.backbone, self.proposal_generator, self.roi_heads = backbone, proposal_generator, roi_heads
+        self.input_format, self.vis_period = input_format, vis_period
+        if len(pixel_mean) != len(pixel_std):
+            raise AssertionError(f"MODEL.PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length")
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg):
@@ -84,18 +45,33 @@ class GeneralizedRCNN(_ImageModel):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def _move_to_current_device(self, x: Tensor) -> Tensor:
+        return move_device_like(x, self.pixel_mean)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
+        """Normalise the "image" (C, H, W) of each record and pad them to one batch."""
+        images = [self._move_to_current_device(record["image"]) for record in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        constraints = self.backbone.padding_constraints
+        return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=constraints)
+
     def visualize_training(self, batched_inputs: list[dict[str, Tensor]], proposals: list[Instances]) -> None:
         """Put the first image, with ground truth at the left and its best proposals at the right, into the storage."""
         from ...data.detection_utils import convert_image_to_rgb
         from ...utils.visualizer import Visualizer
 
-        most = 20
-        record, found = batched_inputs[0], proposals[0]
+        record = batched_inputs[0]
         image = convert_image_to_rgb(record["image"].permute(1, 2, 0), self.input_format)
-        truth = Visualizer(image, None).overlay_instances(boxes=record["instances"].gt_boxes)
-        best = found.proposal_boxes[: min(most, len(found))].tensor.detach().cpu().numpy()
-        guess = Visualizer(image, None).overlay_instances(boxes=best)
-        picture = np.concatenate((truth.get_image(), guess.get_image()), axis=1).transpose(2, 0, 1)
+        best = proposals[0].proposal_boxes[:20].tensor.detach().cpu().numpy()
+        drawn = [
+            Visualizer(image, None).overlay_instances(boxes=boxes).get_image()
+            for boxes in (record["instances"].gt_boxes, best)
+        ]
+        picture = np.concatenate(drawn, axis=1).transpose(2, 0, 1)
         get_event_storage().put_image("Left: GT bounding boxes;  Right: Predicted proposals", picture)
 
     def forward(self, batched_inputs: list[dict[str, Tensor]]):
@@ -112,9 +88,7 @@ class GeneralizedRCNN(_ImageModel):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        truth = None
-        if "instances" in batched_inputs[0]:
-            truth = [record["instances"].to(self.device) for record in batched_inputs]
+        truth = self._on_device(batched_inputs, "instances") if "instances" in batched_inputs[0] else None
         features = self.backbone(images.tensor)
         proposals, losses = self._propose(images, features, batched_inputs, truth)
         _, head_losses = self.roi_heads(images, features, proposals, truth)
@@ -122,19 +96,15 @@ class GeneralizedRCNN(_ImageModel):
             self.visualize_training(batched_inputs, proposals)
         return {**head_losses, **losses}
 
+    def _on_device(self, batched_inputs, key: str) -> list[Instances]:
+        return [record[key].to(self.device) for record in batched_inputs]
+
     def _propose(self, images, features, batched_inputs, truth=None) -> tuple[list[Instances], dict[str, Tensor]]:
         if self.proposal_generator is not None:
             return self.proposal_generator(images, features, truth)
-        if "proposals" not in batched_inputs[0]:
-            raise AssertionError("Without a proposal generator every record needs its own 'proposals'")
-        return [record["proposals"].to(self.device) for record in batched_inputs], {}
+        return self._on_device(batched_inputs, "proposals"), {}
 
-    def inference(
-        self,
-        batched_inputs: list[dict[str, Tensor]],
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
-    ):
+    def inference(self, batched_inputs, detected_instances: list[Instances] | None = None, do_postprocess: bool = True):
         """Detect.
 
         Args:
@@ -162,51 +132,7 @@ class GeneralizedRCNN(_ImageModel):
     @staticmethod
     def _postprocess(instances: list[Instances], batched_inputs: list[dict[str, Tensor]], image_sizes):
         """Scale the detections of each image to the "height" and "width" of its record."""
-        return [{"instances": result} for result in _rescaled(instances, batched_inputs, image_sizes)]
-
-
-def _rescaled(instances, batched_inputs, image_sizes) -> list[Instances]:
-    return [
-        detector_postprocess(image, record.get("height", size[0]), record.get("width", size[1]))
-        for image, record, size in zip(instances, batched_inputs, image_sizes)
-    ]
-
-
-@META_ARCH_REGISTRY.register()
-class ProposalNetwork(_ImageModel):
-    """Only the proposals of a detector; arguments as of `GeneralizedRCNN`."""
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        proposal_generator: nn.Module,
-        pixel_mean: tuple[float],
-        pixel_std: tuple[float],
-    ):
-        super().__init__()
-        self.backbone = backbone
-        self.proposal_generator = proposal_generator
-        self._init_pixels(pixel_mean, pixel_std)
-
-    @classmethod
-    def from_config(cls, cfg):
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
-
-    def forward(self, batched_inputs: list[dict[str, Tensor]]):
-        """Losses in training; otherwise for each image {"proposals": Instances} scaled to the output size."""
-        images = self.preprocess_image(batched_inputs)
-        truth = None
-        if "instances" in batched_inputs[0]:
-            truth = [record["instances"].to(self.device) for record in batched_inputs]
-        proposals, losses = self.proposal_generator(images, self.backbone(images.tensor), truth)
-        if self.training:
-            return losses
-        return [{"proposals": result} for result in _rescaled(proposals, batched_inputs, images.image_sizes)]
+        return [
+            {"instances": detector_postprocess(image, record.get("height", size[0]), record.get("width", size[1]))}
+            for image, record, size in zip(instances, batched_inputs, image_sizes)
+        ]

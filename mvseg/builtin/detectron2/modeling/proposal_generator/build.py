@@ -1,7 +1,5 @@
 """Registry of proposal generators."""
 
-from __future__ import annotations
-
 from ...layers import ShapeSpec
 from ...utils.registry import Registry
 

@@ -1,11 +1,8 @@
 """Choosing the best proposals of a region proposal network, and adding the ground truth to them."""
 
-from __future__ import annotations
-
 import math
 
 import torch
-from torch import Tensor
 
 from ...layers import batched_nms, cat
 from ...structures import Boxes, Instances
@@ -15,14 +12,7 @@ _GT_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
 
 
 def find_top_rpn_proposals(
-    proposals: list[Tensor],
-    pred_objectness_logits: list[Tensor],
-    image_sizes: list[tuple[int, int]],
-    nms_thresh: float,
-    pre_nms_topk: int,
-    post_nms_topk: int,
-    min_box_size: float,
-    training: bool,
+    proposals, pred_objectness_logits, image_sizes, nms_thresh, pre_nms_topk, post_nms_topk, min_box_size, training
 ) -> list[Instances]:
     """Keep the best of each level, suppress overlaps within levels, and keep the best of all.
 
@@ -53,8 +43,7 @@ def find_top_rpn_proposals(
         good = image_boxes.isfinite().all(dim=1) & image_scores.isfinite()
         if training and not good.all():
             raise FloatingPointError("The proposal network predicts inf or nan: the training has diverged")
-        kept = Boxes(image_boxes[good])
-        kept_scores, kept_levels = image_scores[good], all_levels[good]
+        kept, kept_scores, kept_levels = Boxes(image_boxes[good]), image_scores[good], all_levels[good]
         kept.clip(size)
         large = kept.nonempty(threshold=min_box_size)
         kept, kept_scores, kept_levels = kept[large], kept_scores[large], kept_levels[large]
@@ -73,9 +62,7 @@ def add_ground_truth_to_proposals(gt: list[Instances] | list[Boxes], proposals: 
     Returns:
         New Instances for each image.
     """
-    if len(gt) != len(proposals):
-        raise AssertionError(f"Ground truth of {len(gt)} images, proposals of {len(proposals)}")
-    return [add_ground_truth_to_proposals_single_image(*pair) for pair in zip(gt, proposals)]
+    return [add_ground_truth_to_proposals_single_image(*pair) for pair in zip(gt, proposals, strict=True)]
 
 
 def add_ground_truth_to_proposals_single_image(gt: Instances | Boxes, proposals: Instances) -> Instances:
@@ -84,8 +71,5 @@ def add_ground_truth_to_proposals_single_image(gt: Instances | Boxes, proposals:
     boxes = gt if isinstance(gt, Boxes) else gt.gt_boxes
     logits = torch.full((len(boxes),), _GT_LOGIT, device=proposals.objectness_logits.device)
     fields = {**known, "proposal_boxes": boxes, "objectness_logits": logits}
-    lacking = [name for name in proposals.get_fields() if name not in fields]
-    if lacking:
-        raise AssertionError(f"Proposals have fields that the ground truth lacks: {lacking}")
     truth = Instances(proposals.image_size, **{name: fields[name] for name in proposals.get_fields()})
     return Instances.cat([proposals, truth])

@@ -1,14 +1,12 @@
 """Region proposal network (Ren et al. 2015): is there an object at this anchor, and where exactly."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import configurable
+from ...config.config import configurable, read_keys
 from ...layers import Conv2d, ShapeSpec, cat
 from ...structures import Boxes, ImageList, Instances, pairwise_iou
 from ...utils.events import get_event_storage
@@ -37,8 +35,6 @@ class StandardRPNHead(nn.Module):
     def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: list[int] = (-1,)):
         super().__init__()
         channels = [in_channels, *(in_channels if width == -1 else width for width in conv_dims)]
-        if min(channels) <= 0:
-            raise AssertionError(f"MODEL.RPN.CONV_DIMS needs positive channels or -1, not {list(conv_dims)}")
         convs = [self._get_rpn_conv(*pair) for pair in pairwise(channels)]
         # The names are those of published weights: "conv" alone, "conv.conv0", ... for several.
         self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
@@ -47,10 +43,9 @@ class StandardRPNHead(nn.Module):
                 self.conv.add_module(f"conv{index}", conv)
         self.objectness_logits = nn.Conv2d(channels[-1], num_anchors, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels[-1], num_anchors * box_dim, kernel_size=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
+        for layer in (*convs, self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
 
     def _get_rpn_conv(self, in_channels, out_channels) -> Conv2d:
         return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU())
@@ -62,12 +57,8 @@ class StandardRPNHead(nn.Module):
         anchors = set(generator.num_anchors)
         if len(channels) != 1 or len(anchors) != 1:
             raise AssertionError(f"RPN levels must agree in channels and anchors per cell: {channels}, {anchors}")
-        return {
-            "in_channels": channels.pop(),
-            "num_anchors": anchors.pop(),
-            "box_dim": generator.box_dim,
-            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
-        }
+        shape = {"in_channels": channels.pop(), "num_anchors": anchors.pop(), "box_dim": generator.box_dim}
+        return shape | {"conv_dims": cfg.MODEL.RPN.CONV_DIMS}
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits (N, A, H, W) and offsets (N, A * box_dim, H, W) of each level."""
@@ -100,43 +91,32 @@ class RPN(nn.Module):
         smooth_l1_beta: float = 0.0,
     ):
         super().__init__()
-        self.in_features = in_features
-        self.rpn_head = head
-        self.anchor_generator = anchor_generator
-        self.anchor_matcher = anchor_matcher
-        self.box2box_transform = box2box_transform
-        self.batch_size_per_image = batch_size_per_image
-        self.positive_fraction = positive_fraction
+        self.in_features, self.rpn_head = in_features, head
+        self.anchor_generator, self.anchor_matcher = anchor_generator, anchor_matcher
+        self.anchor_boundary_thresh = anchor_boundary_thresh
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         # By self.training.
         self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))
         self.post_nms_topk = dict(zip((True, False), post_nms_topk))
-        self.nms_thresh = nms_thresh
-        self.min_box_size = float(min_box_size)
-        self.anchor_boundary_thresh = anchor_boundary_thresh
+        self.nms_thresh, self.min_box_size = nms_thresh, float(min_box_size)
+        self.box2box_transform, self.box_reg_loss_type = box2box_transform, box_reg_loss_type
+        self.smooth_l1_beta = smooth_l1_beta
         if not isinstance(loss_weight, dict):
             loss_weight = dict.fromkeys(("loss_rpn_cls", "loss_rpn_loc"), loss_weight)
         self.loss_weight = loss_weight
-        self.box_reg_loss_type = box_reg_loss_type
-        self.smooth_l1_beta = smooth_l1_beta
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         options = cfg.MODEL.RPN
         shapes = [input_shape[name] for name in options.IN_FEATURES]
+        location_weight = options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT
         return {
-            "in_features": options.IN_FEATURES,
+            **read_keys(options, "IN_FEATURES NMS_THRESH BATCH_SIZE_PER_IMAGE POSITIVE_FRACTION SMOOTH_L1_BETA"),
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
-            "nms_thresh": options.NMS_THRESH,
-            "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
-            "positive_fraction": options.POSITIVE_FRACTION,
-            "loss_weight": {
-                "loss_rpn_cls": options.LOSS_WEIGHT,
-                "loss_rpn_loc": options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT,
-            },
+            "loss_weight": {"loss_rpn_cls": options.LOSS_WEIGHT, "loss_rpn_loc": location_weight},
             "anchor_boundary_thresh": options.BOUNDARY_THRESH,
             "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
             "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
-            "smooth_l1_beta": options.SMOOTH_L1_BETA,
             "pre_nms_topk": (options.PRE_NMS_TOPK_TRAIN, options.PRE_NMS_TOPK_TEST),
             "post_nms_topk": (options.POST_NMS_TOPK_TRAIN, options.POST_NMS_TOPK_TEST),
             "anchor_generator": build_anchor_generator(cfg, shapes),
@@ -146,11 +126,8 @@ class RPN(nn.Module):
 
     def _subsample_labels(self, label: Tensor) -> Tensor:
         """Set all labels (R,) but a random sample to -1, in place."""
-        chosen = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
-        label.fill_(-1)
-        for value, index in zip((1, 0), chosen):
-            label[index] = value
-        return label
+        positive, negative = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
+        return label.fill_(-1).index_fill_(0, positive, 1).index_fill_(0, negative, 0)
 
     @torch.no_grad()
     def label_and_sample_anchors(
@@ -177,14 +154,7 @@ class RPN(nn.Module):
             boxes.append(found[matched] if len(found) else torch.zeros_like(everywhere.tensor))
         return labels, boxes
 
-    def losses(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[Tensor],
-        gt_labels: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        gt_boxes: list[Tensor],
-    ) -> dict[str, Tensor]:
+    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> dict[str, Tensor]:
         """Losses, summed over the sampled anchors and divided by how many should have been sampled.
 
         Args:
@@ -203,15 +173,8 @@ class RPN(nn.Module):
         storage = get_event_storage()
         storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / number)
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / number)
-        location = _dense_box_regression_loss(
-            anchors,
-            self.box2box_transform,
-            pred_anchor_deltas,
-            gt_boxes,
-            positive,
-            box_reg_loss_type=self.box_reg_loss_type,
-            smooth_l1_beta=self.smooth_l1_beta,
-        )
+        boxes = (anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, positive)
+        location = _dense_box_regression_loss(*boxes, self.box_reg_loss_type, self.smooth_l1_beta)
         logits = cat(pred_objectness_logits, dim=1)[sampled]
         objectness = F.binary_cross_entropy_with_logits(logits, labels[sampled].to(torch.float32), reduction="sum")
         losses = {"loss_rpn_cls": objectness, "loss_rpn_loc": location}
@@ -246,25 +209,13 @@ class RPN(nn.Module):
             losses = self.losses(anchors, logits, labels, deltas, boxes)
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
 
-    def predict_proposals(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[Instances]:
+    def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes) -> list[Instances]:
         """Decode and choose; proposals are constants for whatever learns from them."""
+        mode = self.training
+        limits = (self.nms_thresh, self.pre_nms_topk[mode], self.post_nms_topk[mode], self.min_box_size, mode)
         with torch.no_grad():
-            return find_top_rpn_proposals(
-                self._decode_proposals(anchors, pred_anchor_deltas),
-                pred_objectness_logits,
-                image_sizes,
-                self.nms_thresh,
-                self.pre_nms_topk[self.training],
-                self.post_nms_topk[self.training],
-                self.min_box_size,
-                self.training,
-            )
+            boxes = self._decode_proposals(anchors, pred_anchor_deltas)
+            return find_top_rpn_proposals(boxes, pred_objectness_logits, image_sizes, *limits)
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]) -> list[Tensor]:
         """Boxes (N, HWA, 4) of each level."""

@@ -1,7 +1,5 @@
 """The part of a box head between pooled features and the predictor."""
 
-from __future__ import annotations
-
 import math
 
 import fvcore.nn.weight_init as weight_init
@@ -11,10 +9,14 @@ from ...config import configurable
 from ...layers import Conv2d, ShapeSpec, get_norm
 from ...utils.registry import Registry
 
-__all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead", "build_box_head"]
-
 ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
 ROI_BOX_HEAD_REGISTRY.__doc__ = "Callables (cfg, input_shape: ShapeSpec) -> head, picked by MODEL.ROI_BOX_HEAD.NAME."
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, norm: str) -> Conv2d:
+    """Make the 3x3 convolution that box and mask heads are built of; it has a bias where it has no norm."""
+    options = {"bias": not norm, "norm": get_norm(norm, out_channels), "activation": nn.ReLU()}
+    return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, **options)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -29,15 +31,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         shape = (input_shape.channels, input_shape.height, input_shape.width)
         self.conv_norm_relus, self.fcs = [], []
         for index, width in enumerate(conv_dims, start=1):
-            conv = Conv2d(
-                shape[0],
-                width,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, width),
-                activation=nn.ReLU(),
-            )
+            conv = conv_norm_relu(shape[0], width, conv_norm)
             self.add_module(f"conv{index}", conv)
             self.conv_norm_relus.append(conv)
             shape = (width, *shape[1:])
@@ -58,12 +52,8 @@ class FastRCNNConvFCHead(nn.Sequential):
     @classmethod
     def from_config(cls, cfg, input_shape):
         options = cfg.MODEL.ROI_BOX_HEAD
-        return {
-            "input_shape": input_shape,
-            "conv_dims": [options.CONV_DIM] * options.NUM_CONV,
-            "fc_dims": [options.FC_DIM] * options.NUM_FC,
-            "conv_norm": options.NORM,
-        }
+        widths = {"conv_dims": [options.CONV_DIM] * options.NUM_CONV, "fc_dims": [options.FC_DIM] * options.NUM_FC}
+        return {"input_shape": input_shape, "conv_norm": options.NORM, **widths}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (R, C, H, W) to (R, width), or to maps where there are only convolutions."""

@@ -1,7 +1,5 @@
 """Cascade R-CNN (Cai and Vasconcelos 2018): box heads in a row, each trained on the boxes of the one before."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
@@ -11,11 +9,9 @@ from ...structures import Boxes, Instances, pairwise_iou
 from ...utils.events import get_event_storage
 from ..box_regression import Box2BoxTransform
 from ..matcher import Matcher
-from ..poolers import ROIPooler
-from .base import ROI_HEADS_REGISTRY, make_pooler
 from .box_head import build_box_head
 from .fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
-from .roi_heads import StandardROIHeads
+from .roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads, make_pooler
 
 
 class _ScaleGradient(Function):
@@ -36,24 +32,8 @@ class CascadeROIHeads(StandardROIHeads):
     """Several box heads of rising overlap demands; scores are averaged over them at test time."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        box_in_features: list[str],
-        box_pooler: ROIPooler,
-        box_heads: list[nn.Module],
-        box_predictors: list[nn.Module],
-        proposal_matchers: list[Matcher],
-        **kwargs,
-    ):
-        if "proposal_matcher" in kwargs:
-            raise AssertionError("CascadeROIHeads takes proposal_matchers, one for each stage, not proposal_matcher")
+    def __init__(self, *, box_in_features, box_pooler, box_heads, box_predictors, proposal_matchers, **kwargs):
         self.num_cascade_stages = len(box_heads)
-        if not len(box_predictors) == len(proposal_matchers) == self.num_cascade_stages:
-            raise AssertionError(
-                f"A cascade needs equally many heads ({len(box_heads)}), predictors ({len(box_predictors)}) and "
-                f"matchers ({len(proposal_matchers)})"
-            )
         super().__init__(
             box_in_features=box_in_features,
             box_pooler=box_pooler,
@@ -80,8 +60,7 @@ class CascadeROIHeads(StandardROIHeads):
             raise AssertionError("CascadeROIHeads needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True")
         if options.IOUS[0] != cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]:
             raise AssertionError(
-                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS starts with {options.IOUS[0]}, "
-                f"MODEL.ROI_HEADS.IOU_THRESHOLDS with {cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]}: they must be equal"
+                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS and MODEL.ROI_HEADS.IOU_THRESHOLDS differ at the start"
             )
         pooler, shape = make_pooler(cfg.MODEL.ROI_BOX_HEAD, names, input_shape)
         heads, predictors, matchers = [], [], []
@@ -90,23 +69,11 @@ class CascadeROIHeads(StandardROIHeads):
             transform = Box2BoxTransform(weights=weights)
             predictors.append(FastRCNNOutputLayers(cfg, heads[-1].output_shape, box2box_transform=transform))
             matchers.append(Matcher([iou], [0, 1], allow_low_quality_matches=False))
-        return {
-            "box_in_features": names,
-            "box_pooler": pooler,
-            "box_heads": heads,
-            "box_predictors": predictors,
-            "proposal_matchers": matchers,
-        }
+        parts = {"box_heads": heads, "box_predictors": predictors, "proposal_matchers": matchers}
+        return {"box_in_features": names, "box_pooler": pooler, **parts}
 
-    def forward(self, images, features, proposals, targets=None):
-        if not self.training:
-            instances = self._forward_box(features, proposals)
-            return self.forward_with_given_boxes(features, instances), {}
-        proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._forward_box(features, proposals, targets)
-        losses.update(self._forward_mask(features, proposals))
-        losses.update(self._forward_keypoint(features, proposals))
-        return proposals, losses
+    def _box_losses(self, features, proposals, targets):
+        return self._forward_box(features, proposals, targets)
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
@@ -140,9 +107,8 @@ class CascadeROIHeads(StandardROIHeads):
         by_stage = [predictor.predict_probs(predictions, regions) for predictor, predictions, regions in outputs]
         scores = [sum(stages) * (1.0 / len(outputs)) for stages in zip(*by_stage)]
         last = outputs[-1][0]
-        return fast_rcnn_inference(
-            boxes, scores, sizes, last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image
-        )[0]
+        limits = (last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image)
+        return fast_rcnn_inference(boxes, scores, sizes, *limits)[0]
 
     @torch.no_grad()
     def _match_and_label_boxes(

@@ -1,29 +1,20 @@
 """Predictor of Fast R-CNN (Girshick 2015): class scores and box offsets of regions, their losses, and detection."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import configurable
+from ...config.config import configurable, read_keys
 from ...layers import ShapeSpec, batched_nms, cat, cross_entropy, nonzero_tuple
 from ...structures import Boxes, Instances
 from ...utils.events import get_event_storage
 from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
 
-__all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference"]
-
 
 def fast_rcnn_inference(
-    boxes: list[Tensor],
-    scores: list[Tensor],
-    image_shapes: list[tuple[int, int]],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
+    boxes, scores, image_shapes, score_thresh, nms_thresh, topk_per_image
 ) -> tuple[list[Instances], list[Tensor]]:
     """Turn boxes and scores of each image into detections.
 
@@ -47,12 +38,7 @@ def fast_rcnn_inference(
 
 
 def fast_rcnn_inference_single_image(
-    boxes: Tensor,
-    scores: Tensor,
-    image_shape: tuple[int, int],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
+    boxes, scores, image_shape, score_thresh, nms_thresh, topk_per_image
 ) -> tuple[Instances, Tensor]:
     """As `fast_rcnn_inference`, for one image."""
     finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
@@ -120,21 +106,18 @@ class FastRCNNOutputLayers(nn.Module):
         for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
-        self.box2box_transform = box2box_transform
+        self.box2box_transform, self.box_reg_loss_type = box2box_transform, box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
-        self.test_score_thresh = test_score_thresh
-        self.test_nms_thresh = test_nms_thresh
+        self.test_score_thresh, self.test_nms_thresh = test_score_thresh, test_nms_thresh
         self.test_topk_per_image = test_topk_per_image
-        self.box_reg_loss_type = box_reg_loss_type
         if not isinstance(loss_weight, dict):
             loss_weight = dict.fromkeys(("loss_cls", "loss_box_reg"), loss_weight)
         self.loss_weight = loss_weight
-        self.use_fed_loss = use_fed_loss
-        self.use_sigmoid_ce = use_sigmoid_ce
+        self.use_fed_loss, self.use_sigmoid_ce = use_fed_loss, use_sigmoid_ce
         self.fed_loss_num_classes = fed_loss_num_classes
+        if use_fed_loss and not use_sigmoid_ce:
+            raise AssertionError("USE_FED_LOSS needs USE_SIGMOID_CE: it leaves classes out of a sum over classes")
         if use_fed_loss:
-            if not use_sigmoid_ce:
-                raise AssertionError("USE_FED_LOSS needs USE_SIGMOID_CE: it leaves classes out of a sum over classes")
             self.register_buffer("fed_loss_cls_weights", get_fed_loss_cls_weights(), persistent=True)
 
     @classmethod
@@ -144,17 +127,15 @@ class FastRCNNOutputLayers(nn.Module):
             "input_shape": input_shape,
             "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            "cls_agnostic_bbox_reg": options.CLS_AGNOSTIC_BBOX_REG,
-            "smooth_l1_beta": options.SMOOTH_L1_BETA,
+            **read_keys(
+                options, "CLS_AGNOSTIC_BBOX_REG SMOOTH_L1_BETA USE_FED_LOSS USE_SIGMOID_CE FED_LOSS_NUM_CLASSES"
+            ),
             "test_score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "test_nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
             "loss_weight": {"loss_box_reg": options.BBOX_REG_LOSS_WEIGHT},
-            "use_fed_loss": options.USE_FED_LOSS,
-            "use_sigmoid_ce": options.USE_SIGMOID_CE,
             "get_fed_loss_cls_weights": lambda: _fed_loss_weights(cfg),
-            "fed_loss_num_classes": options.FED_LOSS_NUM_CLASSES,
         }
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,17 +160,12 @@ class FastRCNNOutputLayers(nn.Module):
         if proposals:
             boxes = cat([image.proposal_boxes.tensor for image in proposals])
             # An image without objects has no gt_boxes; its regions are background, any box will do.
-            gt_boxes = cat(
-                [(image.gt_boxes if image.has("gt_boxes") else image.proposal_boxes).tensor for image in proposals]
-            )
+            gt_boxes = cat([image.get_fields().get("gt_boxes", image.proposal_boxes).tensor for image in proposals])
         if self.use_sigmoid_ce:
             classification = self.sigmoid_cross_entropy_loss(logits, gt_classes)
         else:
             classification = cross_entropy(logits, gt_classes, reduction="mean")
-        losses = {
-            "loss_cls": classification,
-            "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes),
-        }
+        losses = {"loss_cls": classification, "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes)}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def get_fed_loss_classes(
@@ -225,12 +201,9 @@ class FastRCNNOutputLayers(nn.Module):
         target = F.one_hot(gt_classes, classes + 1)[:, :classes].to(pred_class_logits.dtype)
         loss = F.binary_cross_entropy_with_logits(pred_class_logits[:, :-1], target, reduction="none")
         if self.use_fed_loss:
-            chosen = self.get_fed_loss_classes(
-                gt_classes, self.fed_loss_num_classes, classes, self.fed_loss_cls_weights
-            )
-            mask = loss.new_zeros(classes + 1)
-            mask[chosen] = 1
-            loss = loss * mask[:classes]
+            sampling = (self.fed_loss_num_classes, classes, self.fed_loss_cls_weights)
+            chosen = self.get_fed_loss_classes(gt_classes, *sampling)
+            loss = loss * loss.new_zeros(classes + 1).index_fill(0, chosen, 1)[:classes]
         return loss.sum() / len(gt_classes)
 
     def box_reg_loss(self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor) -> Tensor:
@@ -254,29 +227,18 @@ class FastRCNNOutputLayers(nn.Module):
             deltas = pred_deltas[foreground]
         else:
             deltas = pred_deltas.view(-1, self.num_classes, box_dim)[foreground, gt_classes[foreground]]
-        loss = _dense_box_regression_loss(
-            [proposal_boxes[foreground]],
-            self.box2box_transform,
-            [deltas[None]],
-            [gt_boxes[foreground]],
-            torch.ones_like(foreground, dtype=torch.bool)[None],
-            self.box_reg_loss_type,
-            self.smooth_l1_beta,
-        )
+        everywhere = torch.ones_like(foreground, dtype=torch.bool)[None]
+        boxes = ([proposal_boxes[foreground]], self.box2box_transform, [deltas[None]], [gt_boxes[foreground]])
+        loss = _dense_box_regression_loss(*boxes, everywhere, self.box_reg_loss_type, self.smooth_l1_beta)
         return loss / max(gt_classes.numel(), 1.0)
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
         """Detections of each image, see `fast_rcnn_inference`."""
-        return fast_rcnn_inference(
-            self.predict_boxes(predictions, proposals),
-            self.predict_probs(predictions, proposals),
-            [image.image_size for image in proposals],
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
-        )
+        boxes, scores = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
+        limits = (self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image)
+        return fast_rcnn_inference(boxes, scores, [image.image_size for image in proposals], *limits)
 
     def predict_boxes_for_gt_classes(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -285,12 +247,11 @@ class FastRCNNOutputLayers(nn.Module):
         if not proposals:
             return []
         boxes = cat(self.predict_boxes(predictions, proposals))
-        sizes = [len(image) for image in proposals]
         if boxes.shape[1] > 4:
             classes = cat([image.gt_classes for image in proposals]).clamp(0, self.num_classes - 1)
             per_class = boxes.view(len(boxes), self.num_classes, boxes.shape[1] // self.num_classes)
             boxes = per_class[torch.arange(len(boxes), device=boxes.device), classes]
-        return list(boxes.split(sizes))
+        return list(boxes.split([len(image) for image in proposals]))
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
         """Boxes (R, K * 4) or (R, 4) of each image."""

@@ -1,26 +1,16 @@
 """Mask head of Mask R-CNN (He et al. 2017): a small mask for each class of each region."""
 
-from __future__ import annotations
-
 import fvcore.nn.weight_init as weight_init
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import configurable
-from ...layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
+from ...layers import Conv2d, ConvTranspose2d, ShapeSpec, cat
 from ...structures import Instances
 from ...utils.events import get_event_storage
 from ...utils.registry import Registry
-
-__all__ = [
-    "ROI_MASK_HEAD_REGISTRY",
-    "BaseMaskRCNNHead",
-    "MaskRCNNConvUpsampleHead",
-    "build_mask_head",
-    "mask_rcnn_inference",
-    "mask_rcnn_loss",
-]
+from .box_head import conv_norm_relu
 
 ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
 ROI_MASK_HEAD_REGISTRY.__doc__ = "Callables (cfg, input_shape: ShapeSpec) -> head, picked by MODEL.ROI_MASK_HEAD.NAME."
@@ -38,22 +28,20 @@ def mask_rcnn_loss(pred_mask_logits: Tensor, instances: list[Instances], vis_per
         0-dim loss, 0 without regions.
     """
     side = pred_mask_logits.shape[-1]
-    if pred_mask_logits.shape[-2] != side:
-        raise AssertionError(f"Masks must be square, not {tuple(pred_mask_logits.shape)}")
-    targets = [
-        image.gt_masks.crop_and_resize(image.proposal_boxes.tensor, side).to(pred_mask_logits.device)
-        for image in instances
-        if len(image)
-    ]
-    if not targets:
+    instances = [image for image in instances if len(image)]
+    if not instances:
         return pred_mask_logits.sum() * 0
-    target = cat(targets)
-    column = torch.zeros(len(target), dtype=torch.int64, device=target.device)
-    if pred_mask_logits.shape[1] > 1:
-        column = cat([image.gt_classes.to(torch.int64) for image in instances if len(image)])
-    logits = pred_mask_logits[torch.arange(len(target), device=target.device), column]
+    crops = [image.gt_masks.crop_and_resize(image.proposal_boxes.tensor, side) for image in instances]
+    target = cat([masks.to(pred_mask_logits.device) for masks in crops])
+    logits = _of_class(pred_mask_logits, [image.gt_classes for image in instances])
     _log_mask_stats(logits, target, vis_period)
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="mean")
+
+
+def _of_class(masks: Tensor, classes: list[Tensor]) -> Tensor:
+    """Masks (R, M, M) of the given classes out of (R, K, M, M), or the only ones of (R, 1, M, M)."""
+    column = cat(classes).to(torch.int64) if masks.shape[1] > 1 else 0
+    return masks[torch.arange(len(masks), device=masks.device), column]
 
 
 def _log_mask_stats(logits: Tensor, target: Tensor, vis_period: int) -> None:
@@ -78,11 +66,8 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances
         pred_mask_logits: (D, K, M, M), or (D, 1, M, M) for all classes; the detections of all images in order.
         pred_instances: those detections, with `pred_classes`; they get `pred_masks` (N, 1, M, M), probabilities.
     """
-    masks = pred_mask_logits
-    if masks.shape[1] > 1:
-        classes = cat([image.pred_classes for image in pred_instances])
-        masks = masks[torch.arange(len(classes), device=classes.device), classes][:, None]
-    for image, own in zip(pred_instances, masks.sigmoid().split([len(image) for image in pred_instances])):
+    masks = _of_class(pred_mask_logits, [image.pred_classes for image in pred_instances])[:, None].sigmoid()
+    for image, own in zip(pred_instances, masks.split([len(image) for image in pred_instances])):
         image.pred_masks = own
 
 
@@ -92,8 +77,7 @@ class BaseMaskRCNNHead(nn.Module):
     @configurable
     def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0):
         super().__init__()
-        self.loss_weight = loss_weight
-        self.vis_period = vis_period
+        self.loss_weight, self.vis_period = loss_weight, vis_period
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -119,22 +103,11 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, num_classes, conv_dims, conv_norm="", **kwargs):
         super().__init__(**kwargs)
-        if not conv_dims:
-            raise AssertionError("MaskRCNNConvUpsampleHead needs at least one number of channels in conv_dims")
         channels = input_shape.channels
         self.conv_norm_relus = []
         for index, width in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(
-                channels,
-                width,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, width),
-                activation=nn.ReLU(),
-            )
-            self.add_module(f"mask_fcn{index}", conv)
-            self.conv_norm_relus.append(conv)
+            self.conv_norm_relus.append(conv_norm_relu(channels, width, conv_norm))
+            self.add_module(f"mask_fcn{index}", self.conv_norm_relus[-1])
             channels = width
         self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         self.deconv_relu = nn.ReLU()

@@ -136,7 +136,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
         opts: alternating KEY VALUE strings.
 
     Returns:
-        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX.
+        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS that do not
+        exist in the working folder are those beside the config file, or beside one of the folders above it.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -158,7 +159,16 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     with _clear_mismatch("command line"):
         cfg.merge_from_list(list(opts))
     resolve_mixture(cfg)
+    if config_file is not None:
+        cfg.DATASETS.CARDS = [_find_cards(str(place), Path(config_file)) for place in cfg.DATASETS.CARDS]
     return cfg
+
+
+def _find_cards(place: str, config_file: Path) -> str:
+    if Path(place).exists():
+        return place
+    found = (folder / place for folder in config_file.resolve().parents if (folder / place).exists())
+    return str(next(found, place))
 
 
 def resolve_mixture(cfg: CN) -> None:
@@ -209,7 +219,9 @@ def _clear_mismatch(where: str) -> Iterator[None]:
             hint = f": write {new}.0"
         elif want in ("tuple", "list"):
             hint = f": write a list, such as [{repr(new) if got == 'str' else new}]"
-        expected = "a section of keys" if want.endswith("CfgNode") else f"a {want} such as {old}"
+        expected = f"{'an' if want == 'int' else 'a'} {want} such as {old}"
+        if want.endswith("CfgNode"):
+            expected = "a section of keys"
         raise ValueError(f"{where}: {key} is {expected}, not the {got} {new}{hint}") from None
 
 

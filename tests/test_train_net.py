@@ -185,9 +185,9 @@ def test_the_message_stands_last(cards, tmp_path, processes):
     assert done.stderr.count("Traceback") == 1
 
 
-def test_evaluating_random_weights_is_said(cards, tmp_path, caplog):
+def test_evaluating_random_weights_is_said(cards, tmp_path):
     run_here(write_config(cards, tmp_path, "DATASETS.TEST", ("tiny_a",)), "--eval-only")
-    assert "evaluating random weights" in caplog.text
+    assert "evaluating random weights" in (tmp_path / "log.txt").read_text()
 
 
 def test_missing_config_file_is_said_by_name(tmp_path, capsys):
@@ -201,6 +201,6 @@ def test_missing_config_file_is_said_by_name(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_cpu_is_used(cards, tmp_path, caplog):
+def test_without_a_gpu_the_cpu_is_used(cards, tmp_path):
     run_here(write_config(cards, tmp_path), "MODEL.DEVICE", "cuda", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
-    assert "running on the CPU" in caplog.text
+    assert "running on the CPU" in (tmp_path / "log.txt").read_text()

@@ -34,13 +34,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
         The frozen config.
     """
     cfg = load_config(args.config_file or None, args.opts)
-    choose_device(cfg)
+    asked, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, available_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     # setup_logger remembers its arguments: these are those of default_setup, which then adds no second handler.
     for name in ({}, {"name": "mvseg"}):
         started = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), **name)
         shorten_terminal(started, f"{cfg.OUTPUT_DIR}/log.txt")
     default_setup(cfg, args)
+    if cfg.MODEL.DEVICE != asked:
+        logger.warning("MODEL.DEVICE is %s, but torch finds no CUDA device: running on the CPU", asked)
     prepare_datasets(cfg)
     return cfg
 
@@ -84,15 +86,16 @@ def prepare_datasets(cfg: CfgNode) -> None:
         get_card(name)  # raises an error with the nearest names
 
 
-def choose_device(cfg: CfgNode) -> None:
-    """Fall back to the CPU where MODEL.DEVICE asks for a GPU that is not there, in place.
+def available_device(device: str) -> str:
+    """Fall back to the CPU where a GPU is asked for that is not there.
 
     Args:
-        cfg: the config, not frozen.
+        device: MODEL.DEVICE, such as "cuda" or "cpu".
+
+    Returns:
+        The device to use.
     """
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %s, but torch finds no CUDA device: running on the CPU", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
+    return "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
 
 
 def started_by_torchrun() -> bool:

@@ -41,7 +41,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         started = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), **name)
         shorten_terminal(started, f"{cfg.OUTPUT_DIR}/log.txt")
     default_setup(cfg, args)
-    if cfg.MODEL.DEVICE != asked:
+    if asked != cfg.MODEL.DEVICE:
         logger.warning("MODEL.DEVICE is %s, but torch finds no CUDA device: running on the CPU", asked)
     prepare_datasets(cfg)
     return cfg

@@ -37,5 +37,4 @@ def test_two_datasets_with_different_words_are_learnt_together(shared: Path, tmp
     untrained = train(shared, tmp_path / "untrained", "car_parts_raccoon.yaml", "SOLVER.MAX_ITER", "1")
     results = train(shared, tmp_path / "trained", "car_parts_raccoon.yaml")
     for dataset in ("car_parts_val", "raccoon_val"):
-        assert untrained[dataset]["bbox"]["AP50"] < 2
-        assert results[dataset]["bbox"]["AP50"] > 20
+        assert results[dataset]["bbox"]["AP50"] > untrained[dataset]["bbox"]["AP50"] + 30

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import mvseg
 
 # isort: split
+import numpy as np
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -26,25 +28,23 @@ from detectron2.utils.events import EventStorage
 
 import mvseg.modeling  # noqa: F401
 from mvseg.config import load_config
-from mvseg.data.catalog import get_vocabulary, register_dataset
+from mvseg.data.catalog import register_dataset
+from mvseg.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def build(config_file: str, device: str, classes: str) -> torch.nn.Module:
+def build(config_file: str, device: str, table: str) -> torch.nn.Module:
     """Build the config's model for one data set with the words of a built-in table and random embeddings."""
-    words = get_vocabulary(f"{classes}_train", embeddings=False)
-    rows = ROOT / "output" / f"random_{len(words)}.npy"
-    rows.parent.mkdir(exist_ok=True)
-    import numpy as np
-
-    np.save(rows, np.random.default_rng(0).normal(size=(len(words), 512)).astype(np.float32))
-    table = {"lvis_v1": "lvis_v1", "coco_2017": "coco"}[classes]
-    register_dataset(
-        name="bench", format="coco", image_root=".", annotations="none.json", vocabulary=table, embeddings=str(rows)
-    )
-    cfg = load_config(config_file, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "DATASETS.MIX", "[{'name': 'bench'}]"])
-    return build_model(cfg)
+    words = Vocabulary.from_table(table)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "random.npy"
+        np.save(rows, np.random.default_rng(0).normal(size=(len(words), 512)).astype(np.float32))
+        register_dataset(
+            name="bench", format="coco", image_root=".", annotations="none.json", vocabulary=table, embeddings=str(rows)
+        )
+        options = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "DATASETS.MIX", "[{'name': 'bench'}]"]
+        return build_model(load_config(config_file, options))
 
 
 def batch(count: int, size: int, classes: int, objects: int = 8) -> list[dict]:
@@ -74,7 +74,7 @@ def median_seconds(call: Callable[[], object], repeats: int, device: str) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default=str(ROOT / "configs/detector/BoxSup_LVIS_R50.yaml"))
-    parser.add_argument("--classes", default="lvis_v1", choices=("lvis_v1", "coco_2017"))
+    parser.add_argument("--classes", default="lvis_v1", choices=("lvis_v1", "coco"))
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)

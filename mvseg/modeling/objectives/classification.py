@@ -16,6 +16,13 @@ from mvseg.modeling.objectives.region import (
 from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
 
 
+def _with_images(image_count: Tensor | None) -> Tensor:
+    """Which classes have training images, (n,) bool."""
+    if image_count is None:
+        raise ValueError("MODEL.CLASSIFIER.IGNORE_ZERO_CATS needs the image counts of the vocabulary; it has none")
+    return image_count > 0
+
+
 @OBJECTIVES.register("sigmoid")
 class SigmoidObjective(RegionObjective):
     """One independent binary classification per label column in scope."""
@@ -36,9 +43,7 @@ class SigmoidObjective(RegionObjective):
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
         """
         super().__init__(num_classes)
-        if ignore_zero and image_count is None:
-            raise ValueError("MODEL.CLASSIFIER.IGNORE_ZERO_CATS needs the image counts of the vocabulary; it has none")
-        self.register_buffer("kept", image_count > 0 if ignore_zero and image_count is not None else None, False)
+        self.register_buffer("kept", _with_images(image_count) if ignore_zero else None, False)
 
     @classmethod
     def from_config(cls, cfg: Any, num_classes: int, image_count: Tensor | None) -> SigmoidObjective:
@@ -204,9 +209,8 @@ class SoftmaxObjective(RegionObjective):
         """
         if not cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS:
             return cls(num_classes)
-        if image_count is None:
-            raise ValueError("MODEL.CLASSIFIER.IGNORE_ZERO_CATS needs the image counts of the vocabulary; it has none")
-        return cls(num_classes, torch.cat([image_count > 0, image_count.new_ones(1).bool()]).float())
+        kept = _with_images(image_count)
+        return cls(num_classes, torch.cat([kept, kept.new_ones(1)]).float())
 
     def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
         """Compute ``loss_cls``.

@@ -43,7 +43,7 @@ def build(config_file: str, device: str, table: str) -> torch.nn.Module:
         register_dataset(
             name="bench", format="coco", image_root=".", annotations="none.json", vocabulary=table, embeddings=str(rows)
         )
-        options = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "DATASETS.MIX", "[{'name': 'bench'}]"]
+        options = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "DATASETS.TRAIN", "('bench',)", "DATASETS.MIX", "[]"]
         return build_model(load_config(config_file, options))
 
 

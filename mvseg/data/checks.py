@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +32,62 @@ _ROWS = (
 )
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a dataset.
+
+    Args:
+        kind: what kind of problem, for counting: a counter of :class:`LoadReport`, or another short name.
+        text: file, image or annotation, and what is wrong.
+        fatal: whether it stops training or evaluation.
+    """
+
+    kind: str
+    text: str
+    fatal: bool
+
+
+_collected: ContextVar[list[Problem] | None] = ContextVar("collected problems", default=None)
+
+
+@contextmanager
+def collected_problems() -> Iterator[list[Problem]]:
+    """Let readers go on after a problem and write it down, instead of stopping at the first.
+
+    Yields:
+        The list to which the problems are added inside the block.
+    """
+    problems: list[Problem] = []
+    token = _collected.set(problems)
+    try:
+        yield problems
+    finally:
+        _collected.reset(token)
+
+
+def collecting() -> bool:
+    """Say whether problems are collected: messages then list everything.
+
+    Returns:
+        True inside :func:`collected_problems`.
+    """
+    return _collected.get() is not None
+
+
+def complain(message: str, kind: str = "error", error: type[Exception] = ValueError) -> None:
+    """Stop with an error, or write it down inside :func:`collected_problems`; the caller then skips what is wrong.
+
+    Args:
+        message: file, image or annotation, what is wrong, and what to do.
+        kind: see :class:`Problem`.
+        error: the exception to raise.
+    """
+    problems = _collected.get()
+    if problems is None:
+        raise error(message)
+    problems.append(Problem(kind, message, fatal=True))
+
+
 @dataclass
 class LoadReport:
     """Counts of what was found while one dataset was read.
@@ -42,14 +100,18 @@ class LoadReport:
     dataset: str
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, what: str, number: int = 1) -> None:
+    def add(self, what: str, number: int = 1, where: str = "") -> None:
         """Count something.
 
         Args:
             what: counter name.
             number: how many.
+            where: file and annotation of a problem, listed inside :func:`collected_problems`.
         """
         self.counts[what] += number
+        problems = _collected.get()
+        if where and number and problems is not None:
+            problems.append(Problem(what, f"{where}: {dict(_ROWS).get(what, what)}", fatal=False))
 
     def table(self) -> str:
         """Write the counts as one table.
@@ -79,21 +141,23 @@ def check_box(box: Any, height: int, width: int, where: str, report: LoadReport)
         ValueError: if the box is not four finite numbers.
     """
     if not isinstance(box, list | tuple) or len(box) != 4 or not set(map(type, box)) <= _NUMBERS:
-        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), found {box!r}")
+        complain(f"{where}: bbox must be four numbers (x, y, width, height), found {box!r}", "bad_box")
+        return None
     x, y, w, h = box
     if not math.isfinite(x + y + w + h):
-        raise ValueError(f"{where}: bbox must be finite numbers, found {box!r}")
+        complain(f"{where}: bbox must be finite numbers, found {box!r}", "bad_box")
+        return None
     if w <= 0 or h <= 0:
-        report.add("zero_area")
+        report.add("zero_area", where=where)
         return None
     if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
         return [x, y, w, h]
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if right <= left or bottom <= top:
-        report.add("outside")
+        report.add("outside", where=where)
         return None
     if max(left - x, top - y, x + w - right, y + h - bottom) > CLIP_TOLERANCE:
-        report.add("clipped")
+        report.add("clipped", where=where)
     return [left, top, right - left, bottom - top]
 
 
@@ -119,29 +183,36 @@ def check_segmentation(segmentation: Any, height: int, width: int, where: str, r
         isinstance(p, list) and set(map(type, p)) <= _NUMBERS for p in segmentation
     )
     if not is_polygons:
-        raise ValueError(
+        complain(
             f"{where}: segmentation is neither a list of polygons [[x0, y0, x1, y1, ...], ...] nor RLE "
-            f"{{size, counts}}: {_excerpt(segmentation)}"
+            f"{{size, counts}}: {_excerpt(segmentation)}",
+            "bad_segmentation",
         )
+        return None
     good = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    report.add("bad_polygons", len(segmentation) - len(good))
+    report.add("bad_polygons", len(segmentation) - len(good), where)
     if not good:
-        report.add("no_mask")
+        report.add("no_mask", where=where)
         return None
     return good
 
 
-def _check_rle(rle: dict[str, Any], height: int, width: int, where: str) -> dict[str, Any]:
+def _check_rle(rle: dict[str, Any], height: int, width: int, where: str) -> dict[str, Any] | None:
     from pycocotools import mask as mask_util
 
     counts, size = rle.get("counts"), rle.get("size")
     if not isinstance(counts, list | str | bytes) or not isinstance(size, list | tuple) or len(size) != 2:
-        raise ValueError(f"{where}: segmentation is not RLE {{size, counts}}: {_excerpt(rle)}")
+        complain(f"{where}: segmentation is not RLE {{size, counts}}: {_excerpt(rle)}", "bad_segmentation")
+        return None
     if list(size) != [height, width]:
-        raise ValueError(f"{where}: RLE of size {list(size)} in an image of {height} x {width} (height x width)")
+        message = f"{where}: RLE of size {list(size)} in an image of {height} x {width} (height x width)"
+        complain(message, "bad_segmentation")
+        return None
     if isinstance(counts, list):
         if sum(counts) != height * width:
-            raise ValueError(f"{where}: RLE counts cover {sum(counts)} pixels, the image has {height * width}")
+            message = f"{where}: RLE counts cover {sum(counts)} pixels, the image has {height * width}"
+            complain(message, "bad_segmentation")
+            return None
         return dict(mask_util.frPyObjects({"size": list(size), "counts": counts}, height, width))
     return {"size": list(size), "counts": counts}
 
@@ -161,7 +232,8 @@ def check_unique(ids: Sequence[Any], what: str, where: str) -> None:
         return
     twice = [str(i) for i, count in Counter(ids).items() if count > 1]
     more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
-    raise ValueError(f"{where}: duplicate {what} {', '.join(twice[:5])}{more}")
+    listed = ", ".join(twice) if collecting() else f"{', '.join(twice[:5])}{more}"
+    complain(f"{where}: duplicate {what} {listed}", "duplicate_id")
 
 
 def _excerpt(value: Any, length: int = 80) -> str:

@@ -11,7 +11,7 @@ from mvseg.vocabulary import Vocabulary, did_you_mean
 from mvseg.vocabulary.suggestions import normalize
 
 from ..card import DatasetCard, missing_message
-from ..checks import LoadReport
+from ..checks import LoadReport, collecting, complain
 
 IGNORED = -1  # class index of categories that the card ignores
 FILTERED = -2  # class index of categories that the card's filter leaves out
@@ -100,7 +100,7 @@ def class_indices(
     for key, mentioned in (("aliases", card.aliases), ("ignore", card.ignore)):
         for name in mentioned:
             if name not in categories:
-                raise ValueError(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
+                complain(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
     word_index = {normalize(word): index for index, word in enumerate(vocabulary.names)}
     result: dict[str, int] = {}
     unknown: list[str] = []
@@ -110,16 +110,19 @@ def class_indices(
             continue
         index = word_index.get(normalize(card.aliases.get(name, name)))
         if index is None:
+            result[name] = IGNORED  # matters only while problems are collected
             seen = f" ({examples[name]})" if name in examples else ""
             unknown.append(f"{name!r}{seen}{did_you_mean(name, vocabulary.names, show_all=0)}")
         else:
             result[name] = FILTERED if _filtered(card, vocabulary, index) else index
     if unknown:
-        more = f"\n  and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise ValueError(
+        shown = unknown if collecting() else unknown[:10]
+        more = f"\n  and {len(unknown) - 10} more" if len(unknown) > len(shown) else ""
+        complain(
             f"{card.where}: {len(unknown)} categories of {where} are not in vocabulary {vocabulary.name!r}:\n  "
-            + "\n  ".join(unknown[:10])
-            + f"{more}\nmap them in the card (aliases: {{category: word}}) or leave them out (ignore: [category])"
+            + "\n  ".join(shown)
+            + f"{more}\nmap them in the card (aliases: {{category: word}}) or leave them out (ignore: [category])",
+            "unknown_category",
         )
     return result
 
@@ -168,14 +171,12 @@ def check_images(card: DatasetCard, records: Sequence[Mapping[str, Any]], sample
         FileNotFoundError: if none of the files looked up exists.
     """
     if not any(record["annotations"] for record in records):
-        raise ValueError(
-            f"{card.where}: no usable image: {len(records)} images, none with an annotation that could be kept"
-        )
+        complain(f"{card.where}: no usable image: {len(records)} images, none with an annotation that could be kept")
     step = max(1, len(records) // samples)
     paths = [Path(record["file_name"]) for record in records[::step][:samples]]
     if not any(path.exists() for path in paths):
         message = missing_message(card, f"none of {len(paths)} images looked up is there; the first,", paths[0])
-        raise FileNotFoundError(message)
+        complain(message, "missing_file", FileNotFoundError)
 
 
 def new_record(card: DatasetCard, file_name: Path, height: int, width: int, image_id: int | str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from mvseg.vocabulary import Vocabulary
 
 from ..card import DatasetCard, missing_message
-from ..checks import LoadReport, check_box, check_segmentation, check_unique
+from ..checks import LoadReport, check_box, check_segmentation, check_unique, complain
 from ..supervision import has_masks
 from .base import (
     FILTERED,
@@ -147,11 +147,13 @@ def _match_categories(
     examples: dict[str, str] = {}
     for annotation in tree["annotations"]:
         if annotation["category_id"] not in name_of:
-            raise ValueError(
+            complain(
                 f"{card.where}: {path}: annotation {annotation.get('id')} (image {annotation['image_id']}) has "
                 f"category_id {annotation['category_id']!r}, which is not among the file's categories "
-                f"{min(name_of)} to {max(name_of)}"
+                f"{min(name_of)} to {max(name_of)}",
+                "unknown_category",
             )
+            continue
         name = name_of[annotation["category_id"]]
         if name not in examples:
             examples[name] = f"id {annotation['category_id']}, annotation {annotation.get('id')}"
@@ -173,11 +175,11 @@ def _image_records(
         try:
             name, height, width = file_of_image(image), int(image["height"]), int(image["width"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{card.where}: {path}: image {image['id']} needs file_name, height and width: {error!r}"
-            ) from error
+            complain(f"{card.where}: {path}: image {image['id']} needs file_name, height and width: {error!r}")
+            continue
         if height <= 0 or width <= 0:
-            raise ValueError(f"{card.where}: {path}: image {image['id']} has size {height} x {width}")
+            complain(f"{card.where}: {path}: image {image['id']} has size {height} x {width}")
+            continue
         if split is not None and Path(name).stem not in split:
             report.add("unlisted_images")
             continue
@@ -199,9 +201,9 @@ def _add_annotations(
         where = f"{card.where}: {path}: annotation {annotation.get('id', f'number {number}')}"
         if record is None:
             if card.split is None:
-                raise ValueError(f"{where} belongs to image {annotation['image_id']!r}, which the file does not have")
+                complain(f"{where} belongs to image {annotation['image_id']!r}, which the file does not have")
             continue
-        index = classes[annotation["category_id"]]
+        index = classes.get(annotation["category_id"], IGNORED)
         if index in (IGNORED, FILTERED):
             report.add("ignored" if index == IGNORED else "filtered")
             continue
@@ -223,7 +225,8 @@ def _make_annotation(
     made: dict[str, Any] = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": int(annotation.get("iscrowd", 0))}
     if masks:
         if annotation.get("segmentation") is None:
-            raise ValueError(f"{where} has no segmentation, but the card says supervision: masks")
+            complain(f"{where} has no segmentation, but the card says supervision: masks", "bad_segmentation")
+            return None
         segmentation = check_segmentation(annotation["segmentation"], height, width, where, report)
         if segmentation is None:
             return None

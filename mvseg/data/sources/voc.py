@@ -13,7 +13,7 @@ from PIL import Image
 from mvseg.vocabulary import Vocabulary
 
 from ..card import DatasetCard
-from ..checks import LoadReport, check_box
+from ..checks import LoadReport, check_box, complain
 from ..supervision import has_masks
 from .base import (
     FILTERED,
@@ -109,7 +109,8 @@ def _objects(
         where = f"{card.where}: {path}: object {number}"
         name = (element.findtext("name") or "").strip()
         if not name:
-            raise ValueError(f"{where} has no name")
+            complain(f"{where} has no name")
+            continue
         yield where, name, element
 
 
@@ -152,9 +153,10 @@ def _annotation(
             float(element.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax")
         )
     except ValueError as error:
-        raise ValueError(f"{where}: bndbox needs xmin, ymin, xmax, ymax: {error}") from error
+        complain(f"{where}: bndbox needs xmin, ymin, xmax, ymax: {error}", "bad_box")
+        return None
     if right <= left or bottom <= top:  # one pixel would still be a box, but such files mean a slip of the mouse
-        report.add("zero_area")
+        report.add("zero_area", where=where)
         return None
     box = check_box(
         [left - 1, top - 1, right - left + 1, bottom - top + 1], record["height"], record["width"], where, report

@@ -5,12 +5,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from detectron2.data import transforms as T
 
 from mvseg.vocabulary.suggestions import did_you_mean
 
 # Where a recipe is given a side of its own, the cap on the long side keeps Detectron2's proportion of 1333 to 800.
 LONG_TO_SHORT = 1333 / 800
+
+
+def _at_least_one_pixel(resize: T.Transform) -> T.Transform:
+    if not isinstance(resize, T.ResizeTransform) or min(resize.new_h, resize.new_w) > 0:
+        return resize
+    return T.ResizeTransform(resize.h, resize.w, max(resize.new_h, 1), max(resize.new_w, 1), resize.interp)
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, but an image that is a thousand times as long as wide keeps at least one pixel of width."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw a size and make the transform.
+
+        Args:
+            image: pixels of shape ``(H, W, C)``.
+
+        Returns:
+            The transform.
+        """
+        return _at_least_one_pixel(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's, but an image that is a thousand times as long as wide keeps at least one pixel of width."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw a scale and make the transform.
+
+        Args:
+            image: pixels of shape ``(H, W, C)``.
+
+        Returns:
+            The transform.
+        """
+        return _at_least_one_pixel(super().get_transform(image))
 
 
 @dataclass(frozen=True)
@@ -46,7 +83,7 @@ def resize_shortest_edge(settings: AugmentationSettings) -> list[T.Augmentation]
         The augmentations in the order of their application.
     """
     crop = [T.RandomCrop(settings.random_crop[0], settings.random_crop[1])] if settings.random_crop else []
-    return [*crop, T.ResizeShortestEdge(settings.short_edge, settings.max_long_edge, settings.short_edge_style)]
+    return [*crop, ResizeShortestEdge(settings.short_edge, settings.max_long_edge, settings.short_edge_style)]
 
 
 def resize_crop(settings: AugmentationSettings) -> list[T.Augmentation]:
@@ -62,7 +99,7 @@ def resize_crop(settings: AugmentationSettings) -> list[T.Augmentation]:
         Tan, Pang and Le 2020, EfficientDet (arXiv 1911.09070), section 5.1, as used by Detic with scales 0.1 to 2.
     """
     size, (low, high) = settings.crop_size, settings.scale_range
-    return [T.ResizeScale(low, high, size, size), T.FixedSizeCrop((size, size), pad=False)]
+    return [ResizeScale(low, high, size, size), T.FixedSizeCrop((size, size), pad=False)]
 
 
 def fixed_size(settings: AugmentationSettings) -> list[T.Augmentation]:
@@ -78,7 +115,7 @@ def fixed_size(settings: AugmentationSettings) -> list[T.Augmentation]:
         Ghiasi et al. 2021, Simple Copy-Paste (arXiv 2012.07177), section 3, "large scale jittering (LSJ)".
     """
     size, (low, high) = settings.crop_size, settings.scale_range
-    return [T.ResizeScale(low, high, size, size), T.FixedSizeCrop((size, size), pad=True)]
+    return [ResizeScale(low, high, size, size), T.FixedSizeCrop((size, size), pad=True)]
 
 
 Recipe = Callable[[AugmentationSettings], list[T.Augmentation]]
@@ -154,4 +191,4 @@ def build_test_augmentations(short_edge: int, max_long_edge: int) -> list[T.Augm
     Returns:
         The augmentations; empty for ``short_edge`` 0.
     """
-    return [T.ResizeShortestEdge((short_edge, short_edge), max_long_edge, "choice")] if short_edge else []
+    return [ResizeShortestEdge((short_edge, short_edge), max_long_edge, "choice")] if short_edge else []

@@ -1,4 +1,4 @@
-"""Reading image files: orientation, wrong sizes and unreadable files, the last counted and limited in number."""
+"""Reading image files: upright 8-bit pixels, wrong sizes and unreadable files, the last counted and limited."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import detection_utils
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from mvseg.data.pixels import to_rgb, upright
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +38,11 @@ class BadImage(NamedTuple):
 
 
 def read_image(file_name: str, image_format: str = "BGR") -> np.ndarray:
-    """Read an image file, turned upright by its EXIF orientation.
+    """Read an image file, turned upright by its EXIF orientation; see :mod:`mvseg.data.pixels` for unusual files.
 
     Args:
         file_name: path of the file.
-        image_format: "BGR", "RGB", "L" or another mode of Pillow.
+        image_format: "BGR", "RGB", "L", or what else Detectron2's ``convert_PIL_to_numpy`` takes.
 
     Returns:
         Pixels of shape ``(H, W, 3)``, or ``(H, W, 1)`` for "L", uint8.
@@ -47,13 +51,13 @@ def read_image(file_name: str, image_format: str = "BGR") -> np.ndarray:
         ImageReadError: if the file is missing, truncated or no image.
     """
     try:
-        image = detection_utils.read_image(file_name, format=image_format)
+        with PathManager.open(file_name, "rb") as file:
+            return detection_utils.convert_PIL_to_numpy(to_rgb(upright(Image.open(file))), image_format)
     # Pillow's decoders answer broken bytes with whatever went wrong inside them (OSError, SyntaxError, ValueError,
     # struct.error, zlib.error, IndexError, DecompressionBombError ...): all of it means that this file is unreadable.
     except Exception as error:
         reason = "the file does not exist" if not Path(file_name).is_file() else f"{type(error).__name__}: {error}"
         raise ImageReadError(f"{file_name}: {reason}") from error
-    return image
 
 
 def check_image_size(record: Mapping[str, Any], image: np.ndarray) -> None:

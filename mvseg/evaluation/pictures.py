@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from mvseg.data.reading import read_image
 from mvseg.inference.drawing import draw_annotations, draw_predictions, save_picture, sheet, side_by_side
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class PictureEvaluator(DatasetEvaluator):
             record = self.records.get(given["image_id"])
             if record is None or "instances" not in answer:
                 continue
-            image = read_image(record["file_name"], format="RGB")
+            image = read_image(record["file_name"], "RGB")
             left = draw_annotations(image, record, self.names, self.height)
             right = draw_predictions(image, answer["instances"], self.names, self.threshold, self.height)
             self.drawn[given["image_id"]] = side_by_side(

@@ -1,6 +1,17 @@
 """Words: vocabularies of datasets, label spaces that join them, and text encoders."""
 
-from .encoders import HuggingFaceTextEncoder, OpenClipTextEncoder, TextEncoder, build_text_encoder
+from .encoders import (
+    CachedTextEncoder,
+    HuggingFaceTextEncoder,
+    ImageEncoder,
+    OpenClipImageEncoder,
+    OpenClipTextEncoder,
+    TableTextEncoder,
+    TextEncoder,
+    build_image_encoder,
+    build_text_encoder,
+    cache_folder,
+)
 from .label_space import LabelSpace
 from .prompts import embed_words
 from .suggestions import did_you_mean, nearest_names
@@ -8,13 +19,19 @@ from .tables import builtin_tables, read_table
 from .vocabulary import Vocabulary
 
 __all__ = [
+    "CachedTextEncoder",
     "HuggingFaceTextEncoder",
+    "ImageEncoder",
     "LabelSpace",
+    "OpenClipImageEncoder",
     "OpenClipTextEncoder",
+    "TableTextEncoder",
     "TextEncoder",
     "Vocabulary",
+    "build_image_encoder",
     "build_text_encoder",
     "builtin_tables",
+    "cache_folder",
     "did_you_mean",
     "embed_words",
     "nearest_names",

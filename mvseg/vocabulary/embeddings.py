@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from .embedding_files import read_safetensors_names
 from .suggestions import nearest_names, normalize
 
 
@@ -17,7 +20,7 @@ def read_embeddings(path: str | Path) -> tuple[Tensor, tuple[str, ...] | None]:
 
     Args:
         path: ``.npy``, ``.npz`` (array ``embeddings``, or the only array; optional ``names``) or ``.safetensors``
-            (tensor ``embeddings``, or the only tensor).
+            (tensor ``embeddings``, or the only tensor; optional metadata ``names``, a JSON list).
 
     Returns:
         Embeddings (n, D), float32, not normalised; and the n row names if the file carries them, else None.
@@ -43,9 +46,10 @@ def read_embeddings(path: str | Path) -> tuple[Tensor, tuple[str, ...] | None]:
 
             tensors = load_file(path)
             table = tensors[_only_key(list(tensors))].float()
+            names = read_safetensors_names(path)
         else:
             raise ValueError("an embedding file ends in .npy, .npz or .safetensors")
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
         raise ValueError(f"embedding file {path} cannot be read: {error}") from error
     check_embeddings(table, len(names) if names is not None else None, str(path))
     return table, names
@@ -114,11 +118,16 @@ def match_rows(
         if hits:
             found.append(hits[0])
         else:
-            near = nearest_names(word, row_names)
-            missing.append(f"{word!r} (nearest: {', '.join(near)})" if near else repr(word))
+            missing.append(word)
     if missing:
+        missing[:8] = [_with_nearest(word, row_names) for word in missing[:8]]  # the search is slow in long lists
         raise ValueError(f"{where}: {len(missing)} of {len(words)} words have no row: {_shorten(missing)}")
     return found
+
+
+def _with_nearest(word: str, names: Sequence[str]) -> str:
+    near = nearest_names(word, names)
+    return f"{word!r} (nearest: {', '.join(near)})" if near else repr(word)
 
 
 def _first_positions(groups: Iterable[Sequence[str]]) -> dict[str, int]:

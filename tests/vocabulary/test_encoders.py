@@ -131,7 +131,7 @@ def test_hugging_face_errors(tmp_path, monkeypatch):
 
 def test_build_text_encoder_wants_a_known_form():
     for text in ("bert", "open_clip:ViT-B-32", "huggingface:", "clip:x:y"):
-        with pytest.raises(ValueError, match=r"write open_clip:"):
+        with pytest.raises(ValueError, match=r"write minilm, open_clip:"):
             build_text_encoder(text)
 
 

@@ -1,0 +1,135 @@
+"""What all encoders offer and share: the interfaces, batches, content hashes, errors for missing packages."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+FINGERPRINT_LENGTH = 32  # hexadecimal digits: 128 bits
+
+Item = TypeVar("Item")
+
+
+class TextEncoder(Protocol):
+    """What everything that makes text embeddings offers."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Say which encoder this is by its content.
+
+        Returns:
+            Hash of the weights and of all settings that change an embedding; the same on every machine.
+        """
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed sentences.
+
+        Args:
+            texts: n sentences.
+
+        Returns:
+            Embeddings (n, D), float32, on the CPU.
+        """
+        ...
+
+
+class ImageEncoder(Protocol):
+    """What everything that makes image embeddings offers."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Say which encoder this is by its content.
+
+        Returns:
+            Hash of the weights and of all settings that change an embedding.
+        """
+        ...
+
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: n images (H, W, 3), uint8, RGB, of any size.
+
+        Returns:
+            Embeddings (n, D), float32, on the CPU.
+        """
+        ...
+
+
+def batches(items: Sequence[Item], size: int, what: str = "sentence") -> Iterator[list[Item]]:
+    """Cut a list into batches.
+
+    Args:
+        items: the list; a single text is refused, its letters are no sentences.
+        size: largest length of a batch.
+        what: what an item is called in the error.
+
+    Yields:
+        The batches.
+
+    Raises:
+        ValueError: if the list is empty or a text.
+    """
+    if isinstance(items, str) or not len(items):
+        raise ValueError(f"encode needs a list of at least one {what}, got {items!r}")
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def require(module: str, package: str, who: str) -> None:
+    """Check that an optional package is installed.
+
+    Args:
+        module: the module to import.
+        package: what to install.
+        who: what needs it.
+
+    Raises:
+        ImportError: if it is not installed; the message says how to get it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"{who} needs the package {module}: python -m pip install {package}")
+
+
+def hash_files(files: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """Hash the contents of files together with settings.
+
+    Args:
+        files: files in a fixed order; their names do not count.
+        settings: values that JSON can write.
+
+    Returns:
+        The hash, hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """Hash named tensors together with settings; in which file format they were stored does not count.
+
+    Args:
+        tensors: name to a tensor of any shape, (...,).
+        settings: values that JSON can write.
+
+    Returns:
+        The hash, hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.reshape(-1).float().numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()[:FINGERPRINT_LENGTH]

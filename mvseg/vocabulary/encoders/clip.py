@@ -1,0 +1,226 @@
+"""CLIP models of the package open_clip, the text side and the image side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..suggestions import did_you_mean
+from .base import batches, hash_tensors, require
+from .context import ContextTower
+
+MAX_ASPECT = 8  # an image that is longer is cut to its middle before it is resized; the model sees only the middle
+
+
+def load_open_clip(architecture: str, pretrained: str | Path, device: torch.device | str = "cpu") -> tuple[Any, str]:
+    """Load a model of the package open_clip.
+
+    Args:
+        architecture: name that open_clip knows, such as "ViT-B-32", or a JSON file with such a model's config.
+        pretrained: a checkpoint file, or one of open_clip's tags for this architecture, which downloads.
+        device: device to run on.
+
+    Returns:
+        The model, frozen and in evaluation mode, and the name of its architecture.
+
+    Raises:
+        ImportError: if open_clip is not installed.
+        ValueError: if the architecture or the tag does not exist, or the checkpoint does not fit.
+    """
+    require("open_clip", "open_clip_torch", "an encoder open_clip:...")
+    import open_clip
+
+    if Path(architecture).suffix == ".json":
+        if not Path(architecture).is_file():
+            raise ValueError(f"open_clip architecture file {architecture} does not exist")
+        open_clip.add_model_config(Path(architecture))
+        architecture = Path(architecture).stem
+    if architecture not in open_clip.list_models():
+        known = open_clip.list_models()
+        raise ValueError(f"open_clip has no architecture {architecture!r}{did_you_mean(architecture, known)}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not Path(pretrained).is_file() and str(pretrained) not in tags:
+        raise ValueError(
+            f"{pretrained} is neither a checkpoint file nor a tag of {architecture}"
+            f"{did_you_mean(str(pretrained), tags, show_all=30)}"
+        )
+    try:
+        model = open_clip.create_model(architecture, pretrained=str(pretrained), device=device)
+    except RuntimeError as error:
+        trouble = "does not fit" if Path(pretrained).is_file() else "could not be downloaded for"
+        raise ValueError(f"checkpoint {pretrained} {trouble} {architecture}: {error}") from error
+    return model.eval().requires_grad_(False), architecture
+
+
+class OpenClipTextEncoder:
+    """The text side of a CLIP model of the package open_clip.
+
+    Args:
+        architecture: name that open_clip knows, such as "ViT-B-32", or a JSON file with such a model's config.
+        pretrained: a checkpoint file, or one of open_clip's tags for this architecture, which downloads.
+        device: device to run on.
+        batch_size: sentences at a time.
+
+    Raises:
+        ImportError: if open_clip is not installed.
+        ValueError: if the architecture or the tag does not exist, or the checkpoint does not fit.
+    """
+
+    def __init__(
+        self, architecture: str, pretrained: str | Path, device: torch.device | str = "cpu", batch_size: int = 256
+    ) -> None:
+        self._model, architecture = load_open_clip(architecture, pretrained, device)
+        import open_clip
+
+        self._tokenize = open_clip.get_tokenizer(architecture)
+        self._architecture = architecture
+        self._device = device
+        self._batch_size = batch_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the text side's weights and of the tokenizer.
+
+        Returns:
+            Hexadecimal digits.
+        """
+        weights = {n: t for n, t in self._model.state_dict().items() if not n.startswith("visual.")}
+        return hash_tensors(weights, {"kind": "open_clip text", "tokenizer": _tokenizer_settings(self._tokenize)})
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed sentences.
+
+        Args:
+            texts: n sentences; what exceeds the context length is cut off.
+
+        Returns:
+            Embeddings (n, D), float32, on the CPU, not normalised, as the published CLIP tables are.
+        """
+        rows = [
+            self._model.encode_text(self._tokenize(batch).to(self._device))
+            for batch in batches(texts, self._batch_size)
+        ]
+        return torch.cat(rows).float().cpu()
+
+    def context_tower(self) -> ContextTower:
+        """Give the text side as a module whose first tokens can be replaced by vectors.
+
+        Returns:
+            The module; it shares the weights of the encoder.
+        """
+        return ContextTower(
+            self._model,
+            find_token_embedding(self._model),
+            tokenize=lambda texts: {"text": self._tokenize(texts)},
+            run=lambda model, tokens: model.encode_text(tokens["text"]),
+        )
+
+
+class OpenClipImageEncoder:
+    """The image side of a CLIP model of the package open_clip, with that model's own preprocessing.
+
+    Args:
+        architecture: name that open_clip knows, such as "ViT-B-32", or a JSON file with such a model's config.
+        pretrained: a checkpoint file, or one of open_clip's tags for this architecture, which downloads.
+        device: device to run on.
+        batch_size: images at a time.
+
+    Raises:
+        ImportError: if open_clip is not installed.
+        ValueError: if the architecture or the tag does not exist, or the checkpoint does not fit.
+    """
+
+    def __init__(
+        self, architecture: str, pretrained: str | Path, device: torch.device | str = "cpu", batch_size: int = 64
+    ) -> None:
+        self._model, _ = load_open_clip(architecture, pretrained, device)
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self._settings = dict(self._model.visual.preprocess_cfg)
+        self._preprocess = image_transform_v2(PreprocessCfg(**self._settings), is_train=False)
+        self._device = device
+        self._batch_size = batch_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the image side's weights and of the preprocessing.
+
+        Returns:
+            Hexadecimal digits.
+        """
+        settings = {name: str(value) for name, value in self._settings.items()}
+        return hash_tensors(self._model.visual.state_dict(), {"kind": "open_clip image", "preprocess": settings})
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: n images (H, W, 3), uint8, RGB, of any size.
+
+        Returns:
+            Embeddings (n, D), float32, on the CPU, not normalised.
+
+        Raises:
+            ValueError: if there is no image, or one is no such array.
+        """
+        rows = []
+        for batch in batches(images, self._batch_size, "image"):
+            pixels = torch.stack([self._prepare(image) for image in batch]).to(self._device)
+            rows.append(self._model.encode_image(pixels))
+        return torch.cat(rows).float().cpu()
+
+    def _prepare(self, image: np.ndarray) -> Tensor:
+        from PIL import Image
+
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"OpenClipImageEncoder takes RGB images (height, width, 3) of uint8, got an array of shape "
+                f"{image.shape} and type {image.dtype}"
+            )
+        return self._preprocess(Image.fromarray(_cut_long_side(image)))
+
+
+def find_token_embedding(model: Any) -> torch.nn.Module:
+    """Find the layer of a CLIP model that turns token numbers into vectors.
+
+    Args:
+        model: a model of open_clip.
+
+    Returns:
+        The layer.
+
+    Raises:
+        ValueError: if the model's text side has no such layer.
+    """
+    for owner in (model, getattr(model, "text", None)):
+        layer = getattr(owner, "token_embedding", None)
+        if layer is not None:
+            return layer
+    inner = getattr(getattr(model, "text", None), "transformer", None)  # open_clip's wrapper of Hugging Face models
+    if hasattr(inner, "get_input_embeddings"):
+        return inner.get_input_embeddings()
+    raise ValueError(f"the text side of {type(model).__name__} has no token embedding that a context could enter")
+
+
+def _tokenizer_settings(tokenizer: Any) -> dict[str, str]:
+    settings = {"class": type(tokenizer).__name__}
+    for name in ("context_length", "vocab_size", "clean_fn", "reduction_fn"):
+        value = getattr(tokenizer, name, None)
+        settings[name] = getattr(value, "__name__", str(value))
+    return settings
+
+
+def _cut_long_side(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    longest = MAX_ASPECT * min(height, width)
+    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+    return np.ascontiguousarray(image[top : top + longest, left : left + longest])

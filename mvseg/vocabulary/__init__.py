@@ -13,18 +13,20 @@ from .encoders import (
     cache_folder,
 )
 from .label_space import LabelSpace
-from .prompts import embed_words
+from .prompts import PROMPTS, PromptSet, embed_vocabulary, embed_words, get_prompts, spoken
 from .suggestions import did_you_mean, nearest_names
 from .tables import builtin_tables, read_table
 from .vocabulary import Vocabulary
 
 __all__ = [
+    "PROMPTS",
     "CachedTextEncoder",
     "HuggingFaceTextEncoder",
     "ImageEncoder",
     "LabelSpace",
     "OpenClipImageEncoder",
     "OpenClipTextEncoder",
+    "PromptSet",
     "TableTextEncoder",
     "TextEncoder",
     "Vocabulary",
@@ -33,7 +35,10 @@ __all__ = [
     "builtin_tables",
     "cache_folder",
     "did_you_mean",
+    "embed_vocabulary",
     "embed_words",
+    "get_prompts",
     "nearest_names",
     "read_table",
+    "spoken",
 ]

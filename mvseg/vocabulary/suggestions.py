@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -13,8 +14,11 @@ def normalize(name: str) -> str:
         name: a class or dataset name such as ``"Trash_Can"``.
 
     Returns:
-        The name in lower case, with underscores as spaces and single spaces: ``"trash can"``.
+        The name in lower case, with underscores as spaces and single spaces: ``"trash can"``. Letters with accents
+        are equal however they are composed, and so is an emoji with and without its colour mark.
     """
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name).replace("\ufe0f", "")
     return " ".join(name.replace("_", " ").casefold().split())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from .imagenet import imagenet_columns
 from .suggestions import did_you_mean
 
 NAMES_FOLDER = Path(__file__).parent / "names"
@@ -16,8 +17,13 @@ NAMES_FOLDER = Path(__file__).parent / "names"
 # Column name in a table or key of a category in JSON -> field of Vocabulary.
 _FIELDS = {
     "id": "ids",
+    "key": "keys",
     "name": "names",
     "synonyms": "synonyms",
+    "spelling": "spellings",
+    "parents": "parents",
+    "kind": "is_thing",
+    "isthing": "is_thing",
     "frequency": "frequency",
     "image_count": "image_count",
     "instance_count": "instance_count",
@@ -26,8 +32,12 @@ _FIELDS = {
     "def": "definitions",
 }
 _INTEGERS = {"ids", "image_count", "instance_count"}
+_LISTS = {"synonyms", "spellings", "parents"}
+_KINDS = {"thing": True, "stuff": False}
+# Tables whose names an installed package has; nothing is committed for them.
+_AT_RUN_TIME = {"imagenet_1k": imagenet_columns}
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]
 
 
 def builtin_tables() -> list[str]:
@@ -36,14 +46,26 @@ def builtin_tables() -> list[str]:
     Returns:
         Their names, sorted, such as ``"coco"`` and ``"lvis_v1"``.
     """
-    return sorted(path.stem for path in NAMES_FOLDER.glob("*.tsv"))
+    return sorted([*_AT_RUN_TIME, *(path.stem for path in NAMES_FOLDER.glob("*.tsv"))])
+
+
+def read_builtin_table(name: str) -> Columns:
+    """Read a class-name table that comes with mvseg.
+
+    Args:
+        name: one of :func:`builtin_tables`.
+
+    Returns:
+        Columns as :func:`read_table` returns them.
+    """
+    return _AT_RUN_TIME[name]() if name in _AT_RUN_TIME else read_table(builtin_table_path(name))
 
 
 def builtin_table_path(name: str) -> Path:
     """Find a built-in class-name table.
 
     Args:
-        name: one of :func:`builtin_tables`.
+        name: one of :func:`builtin_tables` that has a file.
 
     Returns:
         Path of its TSV file.
@@ -61,13 +83,14 @@ def read_table(path: str | Path) -> Columns:
     """Read a class-name table.
 
     Args:
-        path: ``.txt`` (one name a line), ``.tsv`` (header row; columns name, id, synonyms, frequency, image_count,
-            instance_count, novel, definition; ``#`` starts a comment line; synonyms separated by ``|``), ``.json`` or
-            ``.yaml`` (list of names, list of categories with these keys, or such a list under the key ``names`` or
-            ``categories``).
+        path: ``.txt`` (one name a line), ``.tsv`` (header row; columns name, id, key, synonyms, spelling, parents, kind
+            (thing or stuff), frequency, image_count, instance_count, novel, definition; ``#`` starts a comment line;
+            several synonyms, spellings or parents are separated by ``|``; a row with ``-`` as id is no class, but gives
+            the parents of a hypernym), ``.json`` or ``.yaml`` (list of names, list of categories with these keys, or
+            such a list under the key ``names`` or ``categories``, beside it ``hypernyms``: word to its parents).
 
     Returns:
-        Field of :class:`~mvseg.vocabulary.Vocabulary` to its values, one for each class.
+        Field of :class:`~mvseg.vocabulary.Vocabulary` to its values, one for each class; ``hypernyms`` to a mapping.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -118,22 +141,36 @@ def columns_from_categories(categories: Sequence[Mapping[str, Any]], where: str)
         values = [category[key] for category in categories if key in category]
         if len(values) == len(categories) and field not in columns:
             columns[field] = values
-    if "synonyms" in columns:
-        columns["synonyms"] = [
-            [s for s in words if s != name] for words, name in zip(columns["synonyms"], columns["names"], strict=True)
+    for field in _LISTS & set(columns):
+        columns[field] = [
+            [s for s in ([words] if isinstance(words, str) else words) if s != name]
+            for words, name in zip(columns[field], columns["names"], strict=True)
         ]
+    if "is_thing" in columns:
+        columns["is_thing"] = [_parse_kind(value, where) for value in columns["is_thing"]]
     columns["names"] = [str(name) for name in columns["names"]]
     return columns
 
 
 def _columns_from_tree(tree: Any, path: Path) -> Columns:
+    hypernyms = tree.get("hypernyms") if isinstance(tree, Mapping) else None
     if isinstance(tree, Mapping):
         tree = tree.get("names", tree.get("categories"))
     if not isinstance(tree, list):
         raise ValueError(f"{path}: expected a list of names or categories, or one under the key names or categories")
     if all(isinstance(item, str) for item in tree):
-        return {"names": list(tree)}
-    return columns_from_categories(tree, str(path))
+        columns: Columns = {"names": list(tree)}
+    else:
+        columns = columns_from_categories(tree, str(path))
+    if hypernyms is not None:
+        columns["hypernyms"] = _parse_hypernyms(hypernyms, path)
+    return columns
+
+
+def _parse_hypernyms(tree: Any, path: Path) -> dict[str, tuple[str, ...]]:
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{path}: hypernyms is a mapping from a word to its parents, found {type(tree).__name__}")
+    return {str(w): tuple([parents] if isinstance(parents, str) else parents) for w, parents in tree.items()}
 
 
 def _columns_from_tsv(text: str, path: Path) -> Columns:
@@ -145,11 +182,19 @@ def _columns_from_tsv(text: str, path: Path) -> Columns:
         if column not in _FIELDS:
             raise ValueError(f"{path}: unknown column {column!r}{did_you_mean(column, _FIELDS)}")
     columns: Columns = {_FIELDS[column]: [] for column in header}
+    hypernyms: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(body, start=1):
         if len(row) != len(header):
             raise ValueError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}: {row}")
-        for column, cell in zip(header, row, strict=True):
+        cells = dict(zip(header, row, strict=True))
+        if cells.get("id", "").strip() == "-":
+            parents = _parse_cell("parents", cells.get("parents", ""), f"{path}, row {number}")
+            hypernyms[cells.get("name", "").strip()] = tuple(parents)
+            continue
+        for column, cell in cells.items():
             columns[_FIELDS[column]].append(_parse_cell(_FIELDS[column], cell.strip(), f"{path}, row {number}"))
+    if hypernyms:
+        columns["hypernyms"] = hypernyms
     return columns
 
 
@@ -159,8 +204,18 @@ def _parse_cell(field: str, cell: str, where: str) -> Any:
             return int(cell)
         except ValueError as error:
             raise ValueError(f"{where}: {cell!r} is not an integer") from error
-    if field == "synonyms":
+    if field == "is_thing":
+        return _parse_kind(cell, where)
+    if field in _LISTS:
         return [word.strip() for word in cell.split("|") if word.strip()]
     if field == "novel":
         return cell.lower() in ("1", "true", "yes")
     return cell
+
+
+def _parse_kind(value: Any, where: str) -> bool:
+    if value in _KINDS:
+        return _KINDS[value]
+    if str(value) in ("0", "1", "True", "False"):  # as COCO panoptic writes isthing
+        return str(value) in ("1", "True")
+    raise ValueError(f"{where}: {value!r} is no kind of class: write thing or stuff")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,14 @@ from torch import Tensor
 
 from .embeddings import check_embeddings, match_rows, read_embeddings
 from .suggestions import did_you_mean, normalize
-from .tables import builtin_table_path, columns_from_categories, read_table
+from .tables import columns_from_categories, read_builtin_table, read_table
 
-_PER_WORD = ("ids", "synonyms", "definitions", "image_count", "instance_count", "frequency", "novel")
+# fmt: off
+_PER_WORD = (
+    "ids", "keys", "synonyms", "spellings", "parents", "definitions", "is_thing",
+    "image_count", "instance_count", "frequency", "novel",
+)
+# fmt: on
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +31,17 @@ class Vocabulary:
 
     Args:
         name: name of the vocabulary; two datasets with equal name and words share the columns of a label space.
-        names: the n words, all different.
+        names: the n words of any language, none empty, all different; upper and lower case, underscores and spaces do
+            not make a difference, because annotation files and people mix them.
         ids: category ids of the annotation files; empty: 1..n.
-        synonyms: other names of each word; empty: none.
+        keys: the dataset's own text id of each word (Open Images' MID, ImageNet's WordNet id), or None.
+        synonyms: other names of each word, which may be said to a text encoder; empty: none.
+        spellings: how annotation files write the word where that differs (``"tree-merged"`` for tree); it is found by
+            them, and they are never said to a text encoder; empty: none.
+        parents: direct hypernyms of each word, words of the vocabulary or other words; empty: none.
+        hypernyms: parents of words that are parents, but not in the vocabulary.
         definitions: one sentence for each word, or None.
+        is_thing: whether the class is countable (thing) or a region (stuff), or None if the set does not say.
         image_count: number of training images that show the class, or None.
         instance_count: number of training instances of the class, or None.
         frequency: "r", "c" or "f" (rare, common, frequent) as in LVIS, or None.
@@ -35,14 +49,20 @@ class Vocabulary:
         embeddings: text embeddings (n, D), float32, or None.
 
     Raises:
-        ValueError: if there are no words, two are equal, or a field has another length than ``names``.
+        ValueError: if there are no words, a word is empty, two are equal, a word is its own parent, or a field has
+            another length than ``names``.
     """
 
     name: str
     names: tuple[str, ...]
     ids: tuple[int, ...] = ()
+    keys: tuple[str, ...] | None = None
     synonyms: tuple[tuple[str, ...], ...] = ()
+    spellings: tuple[tuple[str, ...], ...] = ()
+    parents: tuple[tuple[str, ...], ...] = ()
+    hypernyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     definitions: tuple[str, ...] | None = None
+    is_thing: tuple[bool, ...] | None = None
     image_count: tuple[int, ...] | None = None
     instance_count: tuple[int, ...] | None = None
     frequency: tuple[str, ...] | None = None
@@ -55,23 +75,58 @@ class Vocabulary:
             raise ValueError(f"vocabulary {self.name!r} has no words")
         self._complete("names", tuple(self.names))
         self._complete("ids", tuple(self.ids) or tuple(range(1, n + 1)))
-        self._complete("synonyms", tuple(tuple(words) for words in self.synonyms) or ((),) * n)
+        for group in ("synonyms", "spellings", "parents"):
+            self._complete(group, tuple(tuple(words) for words in getattr(self, group)) or ((),) * n)
         rare = tuple(f == "r" for f in self.frequency) if self.frequency else (False,) * n
         self._complete("novel", tuple(self.novel) or rare)
-        for field in _PER_WORD:
-            values = getattr(self, field)
+        for column in _PER_WORD:
+            values = getattr(self, column)
             if values is not None and len(values) != n:
-                raise ValueError(f"vocabulary {self.name!r}: {n} words but {len(values)} values in {field}")
-        for field, values in (("name", self.names), ("id", self.ids)):
-            twice = sorted({str(v) for v in values if values.count(v) > 1}) if len(set(values)) < n else []
-            if twice:
-                raise ValueError(f"vocabulary {self.name!r} has the same {field} twice: {', '.join(twice)}")
+                raise ValueError(f"vocabulary {self.name!r}: {n} words but {len(values)} values in {column}")
+        self._check_words()
         if self.embeddings is not None:
             check_embeddings(self.embeddings, n, f"vocabulary {self.name!r}")
             self._complete("embeddings", self.embeddings.float())
 
     def _complete(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
+
+    def _check_words(self) -> None:
+        where = f"vocabulary {self.name!r}"
+        empty = [str(number) for number, word in enumerate(self.names, start=1) if not normalize(word)]
+        if empty:
+            raise ValueError(f"{where}: word {', '.join(empty[:10])} of {len(self)} is empty; leave it out or name it")
+        for what, values in (("name", self.names), ("id", self.ids)):
+            twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
+            if twice:
+                raise ValueError(f"{where} has the same {what} twice: {', '.join(twice[:10])}")
+        if len(self.positions) < len(self):
+            alike: dict[str, list[str]] = {}
+            for word in self.names:
+                alike.setdefault(normalize(word), []).append(word)
+            listed = "; ".join(" = ".join(words) for words in alike.values() if len(words) > 1)
+            raise ValueError(
+                f"{where} has words that differ only in case, underscores or spaces: {listed}. "
+                f"Keep one of each, or rename it (two meanings: add the meaning, as in 'mouse (animal)')"
+            )
+        for word, parents in zip(self.names, self.parents, strict=True):
+            if normalize(word) in map(normalize, parents):
+                raise ValueError(f"{where}: {word!r} is given as its own parent")
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Class index of every word by its spellings in the form of :func:`mvseg.vocabulary.suggestions.normalize`.
+
+        Returns:
+            Reduced name or spelling to class index; a name goes before another word's spelling. Made once.
+        """
+        found: dict[str, int] = {}
+        for index, word in enumerate(self.names):
+            found.setdefault(normalize(word), index)
+        for index, spellings in enumerate(self.spellings):
+            for spelling in spellings:
+                found.setdefault(normalize(spelling), index)
+        return found
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,12 +149,12 @@ class Vocabulary:
         """Read a vocabulary that comes with mvseg.
 
         Args:
-            name: ``"coco"``, ``"lvis_v1"``, ``"voc"``; see :func:`mvseg.vocabulary.builtin_tables`.
+            name: ``"coco"``, ``"lvis_v1"``, ``"ade20k_150"`` ...; see :func:`mvseg.vocabulary.builtin_tables`.
 
         Returns:
             The vocabulary of that name, without embeddings.
         """
-        return cls.from_columns(read_table(builtin_table_path(name)), name)
+        return cls.from_columns(read_builtin_table(name), name)
 
     @classmethod
     def from_file(cls, path: str | Path, name: str | None = None) -> Vocabulary:
@@ -128,24 +183,26 @@ class Vocabulary:
         return cls.from_columns(columns_from_categories(categories, f"categories of {name}"), name)
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Sequence[Any]], name: str) -> Vocabulary:
+    def from_columns(cls, columns: Mapping[str, Any], name: str) -> Vocabulary:
         """Make a vocabulary from columns as :func:`mvseg.vocabulary.read_table` returns them.
 
         Args:
-            columns: field name to its n values; ``names`` is needed.
+            columns: field name to its n values; ``names`` is needed; ``hypernyms`` is a mapping.
             name: name of the vocabulary.
 
         Returns:
             The vocabulary, without embeddings.
         """
-        fields: dict[str, Any] = {field: tuple(values) for field, values in columns.items()}
+        fields: dict[str, Any] = {
+            column: dict(values) if isinstance(values, Mapping) else tuple(values) for column, values in columns.items()
+        }
         return cls(name=name, **fields)
 
     def index(self, name: str) -> int:
         """Look up a word; case, underscores and spaces are not told apart.
 
         Args:
-            name: one of the words.
+            name: one of the words, or a spelling of it in annotation files.
 
         Returns:
             Its class index, 0-based.
@@ -153,15 +210,38 @@ class Vocabulary:
         Raises:
             KeyError: if there is no such word; the message lists the nearest words, or whose synonym it is.
         """
-        if name in self.names:
-            return self.names.index(name)
         word = normalize(name)
-        for index, known in enumerate(self.names):
-            if normalize(known) == word:
-                return index
+        if word in self.positions:
+            return self.positions[word]
         owners = [n for n, words in zip(self.names, self.synonyms, strict=True) if word in map(normalize, words)]
         hint = f"; it is a synonym of {', '.join(owners)}" if owners else did_you_mean(name, self.names)
         raise KeyError(f"vocabulary {self.name!r} has no word {name!r}{hint}")
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """List everything that a word is a kind of.
+
+        Args:
+            name: one of the words.
+
+        Returns:
+            Its parents, their parents and so on, nearest first, each once; words of the vocabulary in its spelling.
+        """
+        outside = self._outside_parents
+        start = self.index(name)
+        found: dict[str, str] = {normalize(self.names[start]): self.names[start]}
+        waiting = list(self.parents[start])
+        for parent in waiting:  # grows while it is walked: breadth first
+            word = normalize(parent)
+            if word in found:
+                continue
+            index = self.positions.get(word)
+            found[word] = parent if index is None else self.names[index]
+            waiting += outside.get(word, ()) if index is None else self.parents[index]
+        return tuple(found.values())[1:]
+
+    @cached_property
+    def _outside_parents(self) -> Mapping[str, tuple[str, ...]]:
+        return {normalize(word): tuple(parents) for word, parents in self.hypernyms.items()}
 
     def subset(self, names: Iterable[str], name: str | None = None) -> Vocabulary:
         """Keep some of the words, in the given order, with everything known about them.

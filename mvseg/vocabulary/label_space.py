@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .merging import WordMapping, mapped_groups, similar_groups
+from .relations import Alias, find_aliases, find_ancestors
+from .similarity import Rescale, SimilarityRange, cosine_blocks, rescale_similarity, similarity_range, unit_rows
 from .suggestions import did_you_mean, normalize
 from .vocabulary import Vocabulary
 
@@ -86,6 +91,54 @@ class LabelSpace:
             columns[dataset] = torch.tensor([position[normalize(word)] for word in vocabulary.names])
         return cls(vocabularies, columns, names)
 
+    @classmethod
+    def merge_mapping(cls, vocabularies: Mapping[str, Vocabulary], mapping: str | Path | WordMapping) -> LabelSpace:
+        """Let words share a column where a hand-written mapping says so; other words keep columns of their own.
+
+        Args:
+            vocabularies: dataset name to its vocabulary.
+            mapping: file (:func:`mvseg.vocabulary.read_mapping`), or unified word -> dataset or name of a vocabulary ->
+                its word or words. The column has the unified word; its embedding is that of the first dataset's word.
+
+        Returns:
+            A space with the unified words first, in the order of the mapping.
+        """
+        different = _different(vocabularies)
+        groups = mapped_groups({dataset: vocabularies[dataset] for dataset in different.values()}, mapping)
+        names = [unified for unified, _ in groups]
+        position = {member: column for column, (_, members) in enumerate(groups) for member in members}
+        for dataset in different.values():
+            for index, word in enumerate(vocabularies[dataset].names):
+                if (dataset, index) not in position:
+                    position[dataset, index] = len(names)
+                    names.append(word)
+        return cls(vocabularies, _columns_from(vocabularies, different, position), names)
+
+    @classmethod
+    def merge_similar(
+        cls, vocabularies: Mapping[str, Vocabulary], threshold: float = 0.98, block: int = 1024
+    ) -> LabelSpace:
+        """Let words of different vocabularies share a column if their text embeddings are alike.
+
+        The most similar pairs are joined first; two words of one vocabulary never share a column.
+
+        Args:
+            vocabularies: dataset name to its vocabulary, with embeddings. The spelling and the embedding of a shared
+                column are those of the first dataset.
+            threshold: smallest cosine (not rescaled) of a pair that joins.
+            block: rows of the similarity matrix that are held at a time.
+
+        Returns:
+            A space whose columns are in the order of first appearance.
+        """
+        different = _different(vocabularies)
+        groups = similar_groups({d: vocabularies[d] for d in different.values()}, threshold, block)
+        words = [(d, i) for d in different.values() for i in range(len(vocabularies[d]))]
+        position = {words[word]: column for column, members in enumerate(groups) for word in members}
+        first = [words[members[0]] for members in groups]
+        names = [vocabularies[dataset].names[index] for dataset, index in first]
+        return cls(vocabularies, _columns_from(vocabularies, different, position), names)
+
     @property
     def n(self) -> int:
         """Number of columns.
@@ -156,6 +209,116 @@ class LabelSpace:
             mask[row, self.columns(dataset)] = True
         return mask.to(device)
 
+    @cached_property
+    def representatives(self) -> tuple[str, ...]:
+        """One dataset for every different vocabulary (train and val of one dataset share theirs).
+
+        Returns:
+            Names of datasets, in the order in which they were given.
+        """
+        return tuple(_different(self.vocabularies).values())
+
+    def membership(self) -> Tensor:
+        """Say which vocabularies tell which columns apart.
+
+        Returns:
+            (V, n) bool for the V different vocabularies in the order of ``representatives``; True where the vocabulary
+            has a word in the column.
+        """
+        table = torch.zeros(len(self.representatives), self.n, dtype=torch.bool)
+        for row, dataset in enumerate(self.representatives):
+            table[row, self.columns(dataset)] = True
+        return table
+
+    def require_embeddings(self, purpose: str) -> Tensor:
+        """Give the text embeddings of the columns.
+
+        Args:
+            purpose: what needs them, for the error.
+
+        Returns:
+            (n, D) float32, as in the files (not normalised).
+
+        Raises:
+            ValueError: if the vocabularies have none.
+        """
+        if self.embeddings is None:
+            raise ValueError(
+                f"{purpose} needs text embeddings, but {', '.join(self.datasets)} have none: name a file of embeddings "
+                "in their cards (python -m mvseg.vocabulary embed makes one), or attach them with with_embeddings"
+            )
+        return self.embeddings
+
+    @cached_property
+    def similarity_limits(self) -> SimilarityRange:
+        """Smallest, mean and largest cosine of two different columns, computed once.
+
+        Returns:
+            The three numbers.
+        """
+        return similarity_range(self._units)
+
+    def similarity(
+        self, rescale: Rescale | None = None, block: int = 1024, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Compare all columns by the cosine of their text embeddings, in blocks of rows.
+
+        Args:
+            rescale: None: the cosine; "minmax": the smallest cosine becomes 0; "centered": the mean becomes 0 and all
+                below it too. 1 stays 1.
+            block: number of rows held beside the result.
+            dtype: type of the result; bfloat16 halves its memory.
+
+        Returns:
+            (n, n), symmetric.
+        """
+        result = torch.empty(self.n, self.n, dtype=dtype)
+        for first, cosines in cosine_blocks(self._units, block):
+            result[first : first + len(cosines)] = self._rescaled(cosines, rescale)
+        return result
+
+    def similarity_rows(
+        self, columns: Tensor, rescale: Rescale | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Compare some columns with all; nothing of size (n, n) is made.
+
+        Args:
+            columns: (k,) int64 columns.
+            rescale: as for ``similarity``.
+            dtype: type of the result.
+
+        Returns:
+            (k, n).
+        """
+        cosines = (self._units[columns] @ self._units.t()).clamp_(-1, 1)
+        return self._rescaled(cosines, rescale).to(dtype)
+
+    def aliases(self, threshold: float | None = None) -> list[Alias]:
+        """Find columns of different vocabularies that mean the same: equal words, synonyms, or similar text embeddings.
+
+        Args:
+            threshold: cosine from which words count as the same; None: only words and synonyms.
+
+        Returns:
+            The pairs with their reason and cosine, in the order of their columns.
+        """
+        return find_aliases(self, threshold)
+
+    def ancestors(self) -> Tensor:
+        """Find broader words by the parents that the vocabularies know, across datasets.
+
+        Returns:
+            (n, n) bool; True at [i, j] if the word of column j is broader than that of column i.
+        """
+        return find_ancestors(self)
+
+    @cached_property
+    def _units(self) -> Tensor:
+        return unit_rows(self.require_embeddings("the similarity of columns"))
+
+    def _rescaled(self, cosines: Tensor, kind: Rescale | None) -> Tensor:
+        return cosines if kind is None else rescale_similarity(cosines, self.similarity_limits, kind)
+
     def _gather_embeddings(self) -> Tensor | None:
         widths = {d: None if v.embeddings is None else v.embeddings.shape[1] for d, v in self.vocabularies.items()}
         if all(width is None for width in widths.values()):
@@ -163,21 +326,34 @@ class LabelSpace:
         if len(set(widths.values())) > 1:
             listed = ", ".join(f"{d}: {'none' if width is None else width}" for d, width in widths.items())
             raise ValueError(f"the datasets of one label space need text embeddings of one width; found {listed}")
-        table = torch.zeros(self.n, next(iter(widths.values())) or 0)
-        for dataset in reversed(self.datasets):  # the first dataset of a shared column is written last
-            embeddings = self.vocabularies[dataset].embeddings
-            if embeddings is not None:
-                table[self._columns[dataset]] = embeddings
-        return table
+        rows = torch.cat([v.embeddings for v in self.vocabularies.values() if v.embeddings is not None])
+        columns = torch.cat(list(self._columns.values()))
+        first = torch.full((self.n,), len(rows)).scatter_reduce(0, columns, torch.arange(len(rows)), "amin")
+        rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # for columns that no dataset has
+        return rows[first]  # a shared column has the row of its first dataset
 
     def _gather_image_count(self) -> Tensor | None:
         if any(vocabulary.image_count is None for vocabulary in self.vocabularies.values()):
             return None
         total = torch.zeros(self.n)
-        seen: set[tuple[str, tuple[str, ...]]] = set()
-        for dataset, vocabulary in self.vocabularies.items():
-            key = (vocabulary.name, vocabulary.names)
-            if key not in seen:  # train and val share one vocabulary and thus one count
-                seen.add(key)
-                total.index_add_(0, self._columns[dataset], vocabulary.image_counts())
+        for dataset in self.representatives:  # train and val share one vocabulary and thus one count
+            total.index_add_(0, self._columns[dataset], self.vocabularies[dataset].image_counts())
         return total
+
+
+def _different(vocabularies: Mapping[str, Vocabulary]) -> dict[tuple[str, tuple[str, ...]], str]:
+    """The first dataset of every different vocabulary, by the vocabulary's name and words."""
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    for dataset, vocabulary in vocabularies.items():
+        found.setdefault((vocabulary.name, vocabulary.names), dataset)
+    return found
+
+
+def _columns_from(
+    vocabularies: Mapping[str, Vocabulary],
+    different: Mapping[tuple[str, tuple[str, ...]], str],
+    position: Mapping[tuple[str, int], int],
+) -> dict[str, Tensor]:
+    """Columns (n_dataset,) of every dataset from the column of every (first dataset of a vocabulary, class index)."""
+    owners = {dataset: different[v.name, v.names] for dataset, v in vocabularies.items()}
+    return {d: torch.tensor([position[owners[d], i] for i in range(len(v))]) for d, v in vocabularies.items()}

@@ -1,0 +1,170 @@
+"""Which words of several vocabularies share a column: by a hand-written mapping, or by the similarity of their texts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .similarity import similar_pairs, unit_rows
+from .vocabulary import Vocabulary
+
+# unified word -> dataset or vocabulary -> its words
+WordMapping = Mapping[str, Mapping[str, str | Sequence[str]]]
+MAPPING_FILES = (".csv", ".tsv", ".yaml", ".yml")
+
+
+def read_mapping(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Read a hand-written mapping between the words of several datasets.
+
+    Args:
+        path: ``.csv`` or ``.tsv``: a header row, in the first column the unified word, then one column for each dataset or
+            vocabulary, named so; a cell holds the dataset's word, several separated by ``|``, or nothing. ``.yaml``:
+            ``unified word: {dataset: word}`` or ``{dataset: [word, word]}``.
+
+    Returns:
+        Unified word to dataset to its words.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file has another form, or a unified word twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"mapping file {path} does not exist")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    elif path.suffix in (".csv", ".tsv"):
+        tree = _tree_of_table(text, "," if path.suffix == ".csv" else "\t", path)
+    else:
+        raise ValueError(f"{path}: a mapping file ends in {', '.join(MAPPING_FILES)}")
+    return _checked_tree(tree, str(path))
+
+
+def _tree_of_table(text: str, delimiter: str, path: Path) -> dict[str, dict[str, str]]:
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    rows = [row for row in rows if not row[0].startswith("#")]
+    if not rows or len(rows[0]) < 2:
+        raise ValueError(f"{path}: expected a header row: unified, then a column for each dataset")
+    header, tree = [cell.strip() for cell in rows[0]], {}
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise ValueError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}: {row}")
+        word = row[0].strip()
+        if not word or word in tree:
+            raise ValueError(f"{path}: row {number}: unified word {word!r} is {'there twice' if word else 'missing'}")
+        tree[word] = {dataset: cell for dataset, cell in zip(header[1:], row[1:], strict=True) if cell.strip()}
+    return tree
+
+
+def _checked_tree(tree: Any, where: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    if not isinstance(tree, Mapping) or not tree:
+        raise ValueError(f"{where}: expected unified word -> dataset -> word, found {type(tree).__name__}")
+    result: dict[str, dict[str, tuple[str, ...]]] = {}
+    for unified, places in tree.items():
+        if not isinstance(places, Mapping):
+            raise ValueError(f"{where}: {unified!r}: expected dataset -> word, found {places!r}")
+        result[str(unified)] = {}
+        for dataset, words in places.items():
+            listed = words.split("|") if isinstance(words, str) else words
+            if not isinstance(listed, Sequence) or not all(isinstance(word, str) and word.strip() for word in listed):
+                raise ValueError(f"{where}: {unified!r}, {dataset!r}: expected a word or a list of words, found {words!r}")
+            result[str(unified)][str(dataset)] = tuple(word.strip() for word in listed)
+    return result
+
+
+def mapped_groups(
+    vocabularies: Mapping[str, Vocabulary], mapping: str | Path | WordMapping
+) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Look up the words of a mapping.
+
+    Args:
+        vocabularies: dataset (one for each different vocabulary) to its words.
+        mapping: file for :func:`read_mapping`, or unified word to dataset (or name of a vocabulary) to its words.
+
+    Returns:
+        For every unified word that some dataset has: the word and its members, as dataset and class index.
+
+    Raises:
+        ValueError: if the mapping names a word that a vocabulary does not have or has given away already.
+    """
+    from_file = isinstance(mapping, str | Path)
+    where = str(mapping) if from_file else "mapping"
+    tree = read_mapping(mapping) if isinstance(mapping, str | Path) else _checked_tree(mapping, where)
+    places: dict[str, list[str]] = {}
+    for dataset, vocabulary in vocabularies.items():
+        for key in {dataset, vocabulary.name}:
+            places.setdefault(key, []).append(dataset)
+    taken: dict[tuple[str, int], str] = {}
+    groups = []
+    for unified, words_of in tree.items():
+        members = []
+        for key, words in words_of.items():
+            for dataset in places.get(key, ()):  # a mapping may speak of more datasets than are in use
+                for word in words:
+                    try:
+                        member = (dataset, vocabularies[dataset].index(word))
+                    except KeyError as error:
+                        raise ValueError(f"{where}: {unified!r}, {key!r}: {error.args[0]}") from error
+                    if taken.setdefault(member, unified) != unified:
+                        raise ValueError(f"{where}: {word!r} of {key!r} is in {taken[member]!r} and in {unified!r}")
+                    members.append(member)
+        if members:
+            groups.append((unified, list(dict.fromkeys(members))))
+    if not groups:
+        known = sorted({key for words_of in tree.values() for key in words_of})
+        raise ValueError(f"{where} speaks of {', '.join(known)}, none of {', '.join(vocabularies)}")
+    return groups
+
+
+def similar_groups(vocabularies: Mapping[str, Vocabulary], threshold: float, block: int = 1024) -> list[list[int]]:
+    """Group words of different vocabularies by the cosine of their text embeddings, most similar pairs first.
+
+    Two groups are joined by their most similar pair, unless that would put two words of one vocabulary together.
+
+    Args:
+        vocabularies: dataset (one for each different vocabulary) to its words, with embeddings.
+        threshold: smallest cosine of a pair that joins two groups.
+        block: rows of the similarity matrix that are held at a time.
+
+    Returns:
+        The groups as positions in the concatenation of all words, ascending; words alone are groups of one.
+
+    Raises:
+        ValueError: if a vocabulary has no embeddings, their widths differ, or the threshold is no cosine.
+    """
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"DATASETS.MERGE_THRESHOLD {threshold} is no cosine: choose a number from -1 to 1")
+    tables, owner = [], []
+    for number, (dataset, vocabulary) in enumerate(vocabularies.items()):
+        if vocabulary.embeddings is None:
+            raise ValueError(
+                f"merging by similarity needs text embeddings, but those of dataset {dataset!r} (vocabulary "
+                f"{vocabulary.name!r}) are missing: name them in its card"
+            )
+        tables.append(vocabulary.embeddings)
+        owner += [number] * len(vocabulary)
+    if len({table.shape[1] for table in tables}) > 1:
+        widths = ", ".join(f"{d}: {t.shape[1]}" for d, t in zip(vocabularies, tables, strict=True))
+        raise ValueError(f"merging by similarity needs text embeddings of one width; found {widths}")
+    pairs, values = similar_pairs(unit_rows(torch.cat(tables)), threshold, block)
+    order = torch.argsort(values, descending=True, stable=True)
+    group: list[list[int]] = [[word] for word in range(len(owner))]
+    for first, second in pairs[order].tolist():
+        one, other = group[first], group[second]
+        if one is other or {owner[w] for w in one} & {owner[w] for w in other}:
+            continue
+        one += other
+        for word in other:
+            group[word] = one
+    unique = {id(members): sorted(members) for members in group}
+    return sorted(unique.values())

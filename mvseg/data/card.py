@@ -18,7 +18,18 @@ from mvseg.vocabulary.embeddings import check_embeddings, read_embeddings
 
 from .supervision import check_supervision
 
-EVALUATORS = ("coco", "lvis")
+# What cards can name under ``evaluator``; mvseg.evaluation.register_evaluator adds to it.
+EVALUATORS = ["coco", "lvis", "openimages", "sem_seg", "coco_panoptic_seg", "none"]
+# Format -> supervision and evaluator of a card that names none; formats that are not listed: boxes, coco.
+FORMAT_DEFAULTS = {
+    "lvis": ("boxes", "lvis"),
+    "openimages": ("boxes", "openimages"),
+    "image_folder": ("tags", "none"),
+    "semantic": ("semantic", "sem_seg"),
+    "coco_panoptic": ("panoptic", "coco_panoptic_seg"),
+    "coco_captions": ("captions", "none"),
+    "phrases": ("phrases", "none"),
+}
 FILTER_FIELDS = ("frequency", "novel")
 
 
@@ -37,16 +48,20 @@ class DatasetCard:
 
     Args:
         name: name in ``cfg.DATASETS``.
-        format: format of the annotations: "coco", "lvis" or "voc".
+        format: format of the annotations, such as "coco"; see :data:`mvseg.data.sources.FORMATS`.
         image_root: folder of the images, absolute or relative to ``$DETECTRON2_DATASETS``.
-        annotations: annotation file (VOC: folder of XML files), absolute or relative likewise.
-        supervision: "boxes" or "masks"; see :mod:`mvseg.data.supervision`.
+        annotations: the main annotation file, or the folder of them (voc, semantic), absolute or relative likewise;
+            empty where the format does without (image_folder).
+        files: further files of formats that have several, role to path, such as ``{hierarchy: oid/hierarchy.json}``.
+        options: settings of the format or the evaluator, such as ``{label_offset: 1}``.
+        supervision: such as "boxes" or "masks"; see :mod:`mvseg.data.supervision`; empty: what the format usually has.
         vocabulary: name of a built-in table ("coco", "lvis_v1", "voc"), a file of names, a list of names, or
             ``{name: ..., names: [...]}``; None: the categories of the annotation file, in the order of their ids.
         embeddings: file of text embeddings in the order of the vocabulary, or ``{file: ..., rows: ...}`` with the
             built-in table or file of names that the rows follow; or a list of these, all of one text encoder: every
             word comes from the first table that has it.
-        evaluator: "coco" or "lvis"; empty: "lvis" for the format lvis, otherwise "coco".
+        evaluator: "coco", "lvis", "openimages", "sem_seg", "coco_panoptic_seg", or "none" for a set that is only
+            trained on; empty: by the format.
         split: file that lists the images to use, one a line (name with or without ending); None: all.
         aliases: category name in the annotation file -> word of the vocabulary.
         ignore: category names whose annotations are left out.
@@ -61,8 +76,8 @@ class DatasetCard:
     name: str
     format: str
     image_root: str
-    annotations: str
-    supervision: str = "boxes"
+    annotations: str = ""
+    supervision: str = ""
     vocabulary: str | list[str] | dict[str, Any] | None = None
     embeddings: str | dict[str, str] | list[dict[str, str]] | None = None
     evaluator: str = ""
@@ -71,21 +86,26 @@ class DatasetCard:
     ignore: list[str] = field(default_factory=list)
     filter: dict[str, Any] = field(default_factory=dict)
     prepare: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     source: Path | None = None
 
     def __post_init__(self) -> None:
         for key in ("name", "format", "image_root", "annotations"):
             value = getattr(self, key)
-            if not isinstance(value, str | Path) or not str(value):
+            if not isinstance(value, str | Path) or not (str(value) or key == "annotations"):
                 raise ValueError(f"{self.where}: {key} must be a non-empty text, not {value!r}")
             object.__setattr__(self, key, str(value))
+        supervision, evaluator = FORMAT_DEFAULTS.get(self.format, ("boxes", "coco"))
+        object.__setattr__(self, "supervision", self.supervision or supervision)
+        object.__setattr__(self, "evaluator", self.evaluator or evaluator)
         check_supervision(self.supervision, self.where)
-        object.__setattr__(self, "evaluator", self.evaluator or ("lvis" if self.format == "lvis" else "coco"))
         if self.evaluator not in EVALUATORS:
             raise ValueError(
                 f"{self.where}: unknown evaluator {self.evaluator!r}{did_you_mean(self.evaluator, EVALUATORS)}"
             )
-        for key, kind in (("aliases", Mapping), ("ignore", list | tuple), ("filter", Mapping)):
+        mappings = dict.fromkeys(("aliases", "filter", "files", "options"), Mapping)
+        for key, kind in (*mappings.items(), ("ignore", list | tuple)):
             if not isinstance(getattr(self, key), kind):
                 raise ValueError(f"{self.where}: {key} has the wrong form: {getattr(self, key)!r}")
         for key in self.filter:
@@ -114,6 +134,25 @@ class DatasetCard:
         if near_card and self.source is not None and (self.source.parent / path).exists():
             return self.source.parent / path
         return datasets_root() / Path(path).expanduser()
+
+    def file(self, role: str) -> Path | None:
+        """Turn one of the card's further files into a path that can be opened.
+
+        Args:
+            role: key of ``files``.
+
+        Returns:
+            The path, or None if the card does not name that file.
+
+        Raises:
+            FileNotFoundError: if the card names it, and it does not exist.
+        """
+        if not self.files.get(role):
+            return None
+        path = self.resolve(str(self.files[role]), near_card=True)
+        if not path.exists():
+            raise FileNotFoundError(missing_message(self, f"{role} (files.{role})", path))
+        return path
 
     def read_vocabulary(self) -> Vocabulary | None:
         """Build the vocabulary that the card names, without embeddings.
@@ -243,7 +282,8 @@ def make_card(fields: Mapping[str, Any], source: Path | None = None) -> DatasetC
     for key in fields:
         if key not in known:
             raise ValueError(f"{where}: unknown field {key!r}{did_you_mean(str(key), known)}")
-    lacking = [key for key in ("name", "format", "image_root", "annotations") if key not in fields]
+    needed = ("name", "format", "image_root") + (() if fields.get("format") == "image_folder" else ("annotations",))
+    lacking = [key for key in needed if key not in fields]
     if lacking:
         raise ValueError(f"{where}: missing field(s) {', '.join(lacking)}")
     return DatasetCard(**fields, source=source)

@@ -12,8 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mvseg.vocabulary import LabelSpace, Vocabulary, builtin_tables, did_you_mean
 
-from .card import DatasetCard, load_card, make_card
+from .card import EVALUATORS, DatasetCard, load_card, make_card
 from .checks import LoadReport
+from .label_maps import ignore_label
 from .sources import LoadedDataset, find_source
 
 __all__ = [
@@ -69,6 +70,11 @@ class _Entry:
         if self._words is not None:
             return self._words if embeddings else dataclasses.replace(self._words, embeddings=None)
         words = self.card.read_vocabulary() or self.loaded().vocabulary
+        if words is None:
+            raise ValueError(
+                f"{self.card.where}: supervision {self.card.supervision} has sentences instead of classes, so there is "
+                "no vocabulary; name one in the card if the dataset is to have words (vocabulary: lvis_v1)"
+            )
         if not embeddings:
             return words
         self._words = self.card.attach_embeddings(words)
@@ -86,11 +92,13 @@ class _Entry:
             metadata.set(json_file=str(card.resolve(card.annotations)))
         words = card.read_vocabulary()
         if words is not None:
-            _publish_words(card.name, words)
+            _publish_words(card, words)
 
     def _publish(self, loaded: LoadedDataset) -> None:
         metadata = MetadataCatalog.get(self.card.name)
-        _publish_words(self.card.name, loaded.vocabulary)
+        if loaded.vocabulary is not None:
+            _publish_words(self.card, loaded.vocabulary)
+        metadata.set(**loaded.metadata)
         file = str(self.card.resolve(self.card.annotations))
         if loaded.file_is_ground_truth:
             if not metadata.get("json_file"):  # an evaluator may already have put its own file there
@@ -232,13 +240,14 @@ def get_card(name: str) -> DatasetCard:
         raise KeyError(f"no dataset {name!r}{did_you_mean(name, DatasetCatalog.list())}")
     metadata = MetadataCatalog.get(name)
     json_file, evaluator = metadata.get("json_file", ""), metadata.get("evaluator_type", "coco")
+    kind = {"sem_seg": "semantic", "coco_panoptic_seg": "panoptic"}.get(evaluator, "masks" if json_file else "boxes")
     return DatasetCard(
         name=name,
         format="detectron2",
         image_root=str(metadata.get("image_root", ".")),
         annotations=str(json_file) or "(registered by a function)",
-        supervision=metadata.get("supervision", "masks" if json_file else "boxes"),
-        evaluator=evaluator if evaluator in ("coco", "lvis") else "coco",
+        supervision=metadata.get("supervision", kind),
+        evaluator=evaluator if evaluator in EVALUATORS else "coco",
     )
 
 
@@ -290,12 +299,13 @@ def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
     if name in _entries:
         return _entries[name].vocabulary(embeddings)
     metadata = MetadataCatalog.get(name)
-    if not metadata.get("thing_classes"):
+    what = "stuff" if card.supervision == "semantic" else "thing"
+    if not metadata.get(f"{what}_classes"):
         DatasetCatalog.get(name)  # load_coco_json fills the metadata while it reads
-    words = metadata.get("thing_classes")
+    words = metadata.get(f"{what}_classes")
     if not words:
-        raise ValueError(f"{card.where} has no card, and its metadata no thing_classes: set them, or write a card")
-    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        raise ValueError(f"{card.where} has no card, and its metadata no {what}_classes: set them, or write a card")
+    ids = metadata.get(f"{what}_dataset_id_to_contiguous_id") or {}
     ordered = tuple(sorted(ids, key=lambda key: ids[key])) if len(ids) == len(words) else ()
     counts = metadata.get("class_image_count")
     image_count = tuple(c["image_count"] for c in sorted(counts, key=lambda c: c["id"])) if counts else None
@@ -351,12 +361,22 @@ def _evaluates_on_file(card: DatasetCard) -> bool:
     return not changed and (standard or card.format == "lvis")
 
 
-def _publish_words(name: str, words: Vocabulary) -> None:
-    metadata = MetadataCatalog.get(name)
-    metadata.set(
-        thing_classes=list(words.names),
-        thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(words.ids)},
-    )
+def _publish_words(card: DatasetCard, words: Vocabulary) -> None:
+    """Set the words under the names that Detectron2's evaluators and drawing expect for the kind of supervision."""
+    metadata = MetadataCatalog.get(card.name)
+    ids = {id_: index for index, id_ in enumerate(words.ids)}
+    if card.supervision == "semantic":
+        metadata.set(
+            stuff_classes=list(words.names),
+            stuff_dataset_id_to_contiguous_id=ids,
+            ignore_label=ignore_label(len(words)),
+        )
+        return
+    metadata.set(thing_classes=list(words.names))
+    if card.supervision == "panoptic":  # which of them are things is known when the file is read
+        metadata.set(stuff_classes=list(words.names), ignore_label=ignore_label(len(words)))
+        return
+    metadata.set(thing_dataset_id_to_contiguous_id=ids)
     if words.image_count is not None:
         counts = zip(words.ids, words.image_count, strict=True)
         metadata.set(class_image_count=[{"id": id_, "image_count": count} for id_, count in counts])

@@ -19,7 +19,14 @@ _ROWS = (
     ("annotated_images", "images with annotations"),
     ("empty_images", "images without annotations"),
     ("instances", "instances"),
-    ("crowd", "of these crowd regions or difficult (not trained on)"),
+    ("crowd", "of these crowd regions, groups or difficult (not trained on)"),
+    ("tags", "image labels"),
+    ("label_maps", "label maps"),
+    ("segments", "segments"),
+    ("captions", "sentences"),
+    ("phrases", "phrases with a box"),
+    ("verified", "classes verified in an image"),
+    ("refuted", "classes verified to be absent from an image"),
     ("zero_area", "boxes without area: dropped"),
     ("outside", "boxes outside their image: dropped"),
     ("clipped", "boxes reaching outside their image: clipped"),
@@ -29,6 +36,13 @@ _ROWS = (
     ("filtered", "annotations of filtered classes: left out"),
     ("unlisted_images", "images not in the split: left out"),
     ("sizes_read", "image sizes read from the image file"),
+    ("empty_sentences", "empty sentences: dropped"),
+    ("no_picture", "references to no picture: left out"),
+    ("unlabelled_images", "images without a label map: left out"),
+    ("other_files", "files that are no images: left out"),
+    ("empty_folders", "class folders without an image"),
+    ("not_in_hierarchy", "words that the hierarchy does not have"),
+    ("foreign_labels", "image labels of classes that have no boxes: left out"),
 )
 
 
@@ -119,7 +133,8 @@ class LoadReport:
         Returns:
             A text table; problems that did not occur are left out.
         """
-        always = ("images", "annotated_images", "instances")
+        other = any(self.counts[kind] for kind in ("tags", "label_maps", "captions", "phrases"))
+        always = ("images", "annotated_images", *(() if other else ("instances",)))
         rows = [(text, self.counts[key]) for key, text in _ROWS if self.counts[key] or key in always]
         return tabulate(rows, headers=[f"dataset {self.dataset}", "count"], tablefmt="github", intfmt=",")
 

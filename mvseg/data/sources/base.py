@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mvseg.vocabulary.suggestions import normalize
 
 from ..card import DatasetCard, missing_message
 from ..checks import LoadReport, collecting, complain
+from ..supervision import FIELDS
 
 IGNORED = -1  # class index of categories that the card ignores
 FILTERED = -2  # class index of categories that the card's filter leaves out
@@ -23,27 +24,55 @@ class LoadedDataset:
 
     Args:
         records: one dict for each image in Detectron2's standard form; category_id is the index in ``vocabulary``.
-        vocabulary: the words, without embeddings.
+        vocabulary: the words, without embeddings; None: the dataset has sentences instead of classes.
         report: counts of what was found.
         file_is_ground_truth: whether an evaluator can read the annotation file as it is: its categories are the
             vocabulary, with the same ids, and no annotation is left out.
+        metadata: what the format adds to Detectron2's metadata of the dataset, or puts in place of the usual.
     """
 
     records: list[dict[str, Any]]
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
     report: LoadReport
     file_is_ground_truth: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 Source = Callable[[DatasetCard, "Vocabulary | None"], LoadedDataset]
 FORMATS: dict[str, Source] = {}
 
 
-def register_format(name: str) -> Callable[[Source], Source]:
+@dataclass(frozen=True)
+class FormatDetails:
+    """What a card of a format may say.
+
+    Args:
+        supervision: kinds of supervision that the format can hold; empty: any.
+        files: role -> what the further file is.
+        options: option -> what it means.
+    """
+
+    supervision: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+DETAILS: dict[str, FormatDetails] = {}
+
+
+def register_format(
+    name: str,
+    supervision: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Callable[[Source], Source]:
     """Register the reader of an annotation format, so that cards can name it.
 
     Args:
         name: value of ``format`` in a card.
+        supervision: kinds of supervision that the format can hold; empty: any.
+        files: roles that a card may name under ``files``, with what they are.
+        options: keys that a card may set under ``options``, with what they mean.
 
     Returns:
         A decorator for a function ``(card, vocabulary or None) -> LoadedDataset``.
@@ -56,6 +85,7 @@ def register_format(name: str) -> Callable[[Source], Source]:
         if name in FORMATS:
             raise ValueError(f"annotation format {name!r} is already registered by {FORMATS[name].__module__}")
         FORMATS[name] = source
+        DETAILS[name] = FormatDetails(tuple(supervision), dict(files or {}), dict(options or {}))
         return source
 
     return add
@@ -71,10 +101,22 @@ def find_source(card: DatasetCard) -> Source:
         The registered function.
 
     Raises:
-        ValueError: if there is no such format; the message lists what exists.
+        ValueError: if there is no such format, or the card says something that the format does not know; the message
+            lists what exists.
     """
     if card.format not in FORMATS:
         raise ValueError(f"{card.where}: unknown format {card.format!r}{did_you_mean(card.format, FORMATS)}")
+    details = DETAILS[card.format]
+    if details.supervision and card.supervision not in details.supervision:
+        raise ValueError(
+            f"{card.where}: the format {card.format} has no supervision {card.supervision!r}; say supervision: "
+            f"{' or '.join(details.supervision)}"
+        )
+    for field_name, known in (("files", details.files), ("options", details.options)):
+        for key in getattr(card, field_name):
+            if key not in known:
+                nearest = did_you_mean(str(key), known) if known else f"; it has no {field_name}"
+                raise ValueError(f"{card.where}: the format {card.format} does not know {field_name}.{key}{nearest}")
     return FORMATS[card.format]
 
 
@@ -101,14 +143,13 @@ def class_indices(
         for name in mentioned:
             if name not in categories:
                 complain(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
-    word_index = {normalize(word): index for index, word in enumerate(vocabulary.names)}
     result: dict[str, int] = {}
     unknown: list[str] = []
     for name in categories:
         if name in card.ignore:
             result[name] = IGNORED
             continue
-        index = word_index.get(normalize(card.aliases.get(name, name)))
+        index = vocabulary.positions.get(normalize(card.aliases.get(name, name)))
         if index is None:
             result[name] = IGNORED  # matters only while problems are collected
             seen = f" ({examples[name]})" if name in examples else ""
@@ -170,7 +211,7 @@ def check_images(card: DatasetCard, records: Sequence[Mapping[str, Any]], sample
         ValueError: if no image has an annotation.
         FileNotFoundError: if none of the files looked up exists.
     """
-    if not any(record["annotations"] for record in records):
+    if not any(record.get(FIELDS[card.supervision]) for record in records):
         complain(f"{card.where}: no usable image: {len(records)} images, none with an annotation that could be kept")
     step = max(1, len(records) // samples)
     paths = [Path(record["file_name"]) for record in records[::step][:samples]]
@@ -201,6 +242,19 @@ def new_record(card: DatasetCard, file_name: Path, height: int, width: int, imag
         "supervision": card.supervision,
         "annotations": [],
     }
+
+
+def count_images(records: Sequence[Mapping[str, Any]], report: LoadReport) -> None:
+    """Count the images with and without something to learn from.
+
+    Args:
+        records: the dataset's records.
+        report: gets the counts.
+    """
+    annotated = sum(bool(record.get(FIELDS[record["supervision"]])) for record in records)
+    report.add("images", len(records))
+    report.add("annotated_images", annotated)
+    report.add("empty_images", len(records) - annotated)
 
 
 def read_split(card: DatasetCard) -> set[str] | None:

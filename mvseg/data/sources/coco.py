@@ -21,6 +21,7 @@ from .base import (
     check_folder,
     check_images,
     class_indices,
+    count_images,
     new_record,
     read_split,
     register_format,
@@ -29,7 +30,7 @@ from .base import (
 ImageHook = Callable[[dict[str, Any], Mapping[str, Any], Mapping[int, int]], None]
 
 
-@register_format("coco")
+@register_format("coco", supervision=("boxes", "masks"))
 def load_coco(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDataset:
     """Read a COCO instances file.
 
@@ -81,9 +82,7 @@ def load_coco_like(
                 finish_image(records[image["id"]], image, classes)
     result = list(records.values())
     check_images(card, result)
-    report.add("images", len(result))
-    report.add("annotated_images", sum(bool(r["annotations"]) for r in result))
-    report.add("empty_images", sum(not r["annotations"] for r in result))
+    count_images(result, report)
     same_ids = {v: k for k, v in classes.items() if v >= 0} == dict(enumerate(vocabulary.ids))
     whole = len(classes) == len(vocabulary) and card.split is None
     usable = same_ids and whole and _has_fields_of_evaluation(card, tree["annotations"])

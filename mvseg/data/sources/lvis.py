@@ -14,7 +14,7 @@ from .coco import load_coco_like
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
-@register_format("lvis")
+@register_format("lvis", supervision=("boxes", "masks"))
 def load_lvis(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDataset:
     """Read an LVIS file (v1 or v0.5).
 

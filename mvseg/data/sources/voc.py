@@ -22,6 +22,7 @@ from .base import (
     check_folder,
     check_images,
     class_indices,
+    count_images,
     new_record,
     read_split,
     register_format,
@@ -69,9 +70,7 @@ def load_voc(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDataset:
                 record["annotations"].append(annotation)
         records.append(record)
     check_images(card, records)
-    report.add("images", len(records))
-    report.add("annotated_images", sum(bool(r["annotations"]) for r in records))
-    report.add("empty_images", sum(not r["annotations"] for r in records))
+    count_images(records, report)
     return LoadedDataset(records, vocabulary, report)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..encoders import CachedTextEncoder, TextEncoder, build_text_encoder, cache_folder
 from ..encoders.base import batches
 from ..encoders.build import FORMS
+from ..prompts import PROMPTS, PromptSet, get_prompts
 from ..suggestions import did_you_mean
 from ..tables import builtin_tables
 from ..vocabulary import Vocabulary
@@ -66,7 +67,8 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, required: bool = True
         dest="prompts",
         action="append",
         metavar="SET_OR_TEMPLATE",
-        help='name of a prompt set, or a template with one {} such as "a photo of a {}"; repeat to average (single)',
+        help=f'prompt set ({", ".join(PROMPTS)}) or template with one {{}}, such as "a photo of a {{}}"; several '
+        "are averaged: repeat the option or separate them by ; (default single)",
     )
     parser.add_argument(
         "--average",
@@ -77,6 +79,18 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, required: bool = True
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", help="folder that keeps embeddings for the next time ($MVSEG_CACHE, ~/.cache/mvseg)")
     parser.add_argument("--no-cache", action="store_true", help="keep nothing")
+
+
+def chosen_prompts(args: argparse.Namespace) -> PromptSet:
+    """Find the prompts that the command line asks for.
+
+    Args:
+        args: the parsed arguments of :func:`add_encoder_arguments`.
+
+    Returns:
+        The prompts; "single" if none are asked for.
+    """
+    return get_prompts(";".join(args.prompts or ("single",)))
 
 
 def make_encoder(args: argparse.Namespace) -> TextEncoder:
@@ -99,13 +113,12 @@ class ReportingEncoder:
 
     Args:
         encoder: the encoder that does the work.
-        patience: seconds before the first line and between two.
+        patience: seconds before a line and between two.
     """
 
     def __init__(self, encoder: TextEncoder, patience: float = 2.0) -> None:
         self.encoder = encoder
         self._patience = patience
-        self._since = time.monotonic()
         self.done = 0
 
     @property
@@ -126,11 +139,11 @@ class ReportingEncoder:
         Returns:
             Embeddings (n, D), float32, on the CPU.
         """
-        rows = []
+        rows, left, since = [], len(texts), time.monotonic()
         for batch in batches(texts, STEP):
             rows.append(self.encoder.encode(batch))
-            self.done += len(batch)
-            if time.monotonic() - self._since > self._patience:
-                print(f"{self.done:,} sentences embedded", file=sys.stderr, flush=True)
-                self._since = time.monotonic()
+            self.done, left = self.done + len(batch), left - len(batch)
+            if left and time.monotonic() - since > self._patience:
+                print(f"{self.done:,} sentences embedded, at least {left:,} to go", file=sys.stderr, flush=True)
+                since = time.monotonic()
         return torch.cat(rows)

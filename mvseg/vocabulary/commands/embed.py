@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..embedding_files import CARRYING, Provenance, check_ending, save_embeddings
-from ..prompts import DEFAULT_TEMPLATE, embed_words
+from ..prompts import embed_vocabulary
 from ..vocabulary import Vocabulary
-from .common import WORDS_HELP, add_encoder_arguments, make_encoder, read_words
+from .common import WORDS_HELP, add_encoder_arguments, chosen_prompts, make_encoder, read_words
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,6 +28,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="ignore",
         help="average a word with its synonyms where the words have some",
     )
+    parser.add_argument(
+        "--parentheses",
+        choices=("keep", "drop"),
+        default="keep",
+        help="what happens to an explanation in parentheses, as in mouse_(computer_equipment)",
+    )
     parser.add_argument("--out", required=True, help="file to write: .npy, .npz or .safetensors")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     parser.set_defaults(run=run)
@@ -41,10 +47,12 @@ def run(args: argparse.Namespace) -> None:
     """
     check_ending(args.out)
     words = read_words(args.words)
+    prompts = chosen_prompts(args)
     encoder = make_encoder(args)
-    templates = tuple(args.prompts or (DEFAULT_TEMPLATE,))
-    embeddings = embed_words(encoder, words.names, templates)
-    made = Provenance(args.encoder, encoder.fingerprint, ";".join(templates), args.average, args.synonyms)
+    embedded = embed_vocabulary(encoder, words, prompts, args.synonyms, args.average, args.parentheses)
+    embeddings = embedded.embeddings
+    assert embeddings is not None  # embed_vocabulary gave them
+    made = Provenance(args.encoder, encoder.fingerprint, prompts.name, args.average, args.synonyms)
     save_embeddings(args.out, embeddings.to(getattr(torch, args.dtype)), words.names, made)
     print(f"{args.out}: {len(words)} words, width {embeddings.shape[1]}, {args.dtype}{_closest(embeddings, words)}")
     if not args.out.endswith(CARRYING):

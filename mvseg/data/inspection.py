@@ -111,8 +111,10 @@ def inspect_card(card: DatasetCard, max_images: int | None = None, threads: int 
     found.report = loaded.report
     # A reader complains if none of a few images is there: every one of them is looked up below.
     found.problems = [p for p in dict.fromkeys(problems) if p.kind != "missing_file"]
-    found.problems += _check_words(card, loaded.vocabulary)
-    found.problems += _check_records(card, loaded.records, loaded.vocabulary)
+    if loaded.vocabulary is not None:  # sentences have none
+        found.problems += _check_words(card, loaded.vocabulary)
+    words = loaded.vocabulary.names if loaded.vocabulary is not None else ()
+    found.problems += _check_records(card, loaded.records, words)
     step = np.arange(len(loaded.records))
     if max_images is not None and max_images < len(step):
         step = np.unique(np.linspace(0, len(step) - 1, max_images).astype(int)) if max_images else step[:0]
@@ -135,7 +137,7 @@ def _check_words(card: DatasetCard, words: Vocabulary) -> Iterator[Problem]:
                 yield Problem("same_word", text, False)
 
 
-def _check_records(card: DatasetCard, records: Sequence[dict[str, Any]], words: Vocabulary) -> Iterator[Problem]:
+def _check_records(card: DatasetCard, records: Sequence[dict[str, Any]], words: Sequence[str]) -> Iterator[Problem]:
     files: dict[str, Any] = {}
     seen: set[int] = set()
     for record in records:
@@ -150,7 +152,7 @@ def _check_records(card: DatasetCard, records: Sequence[dict[str, Any]], words: 
         seen.update(o["category_id"] for o in objects)
         seen.update(record.get("image_labels") or ())
     if seen:  # semantic maps are not read here, and sentences have no classes
-        for index, word in enumerate(words.names):
+        for index, word in enumerate(words):
             if index not in seen:
                 yield Problem("no_objects", f"{card.where}: class {index}, {word!r}: no object", False)
 

@@ -46,10 +46,10 @@ def choose_records(records: Sequence[Record], images: str | None, count: int, da
             known.setdefault(key, record)
     found = []
     for key in (part.strip() for part in images.split(",")):
-        record = known.get(key) or known.get(Path(key).name)
-        if record is None:
+        match = known.get(key) or known.get(Path(key).name)
+        if match is None:
             raise ValueError(f"dataset {dataset!r} has no image {key!r}{did_you_mean(key, known)}")
-        found.append(record)
+        found.append(match)
     return found
 
 

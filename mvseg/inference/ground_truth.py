@@ -137,7 +137,7 @@ def paint_segments(
     border[1:] |= ids[1:] != ids[:-1]
     picture[border] = 30
     order = sorted(pixels, key=lambda word: -pixels[word])
-    times = {word: f" ×{numbers[word]}" if numbers[word] > 1 else "" for word in order}
+    times = {word: f" ({numbers[word]})" if numbers[word] > 1 else "" for word in order}
     return picture, _shortened([_Line(word + times[word], label_color(word)) for word in order])
 
 

@@ -78,8 +78,10 @@ def test_long_tail_groups():
     box = {"bbox": [0, 0, 10, 10], "bbox_mode": 1, "iscrowd": 0}
     counts = {0: 1, 1: 10, 2: 11, 3: 100, 4: 101}
     records = [
-        {"height": 9, "width": 9, "annotations": [{**box, "category_id": c}]} for c, n in counts.items() for _ in range(n)
-    ]  # fmt: skip
+        {"height": 9, "width": 9, "annotations": [{**box, "category_id": c}]}
+        for c, n in counts.items()
+        for _ in range(n)
+    ]
     found = dataset_statistics("x", records, [f"word {i}" for i in range(6)])
     rows = rows_of(found.tables(top=1).partition("images that show the class")[2])
     assert [rows[k][0] for k in ("0", "1 to 10", "11 to 100", "> 100")] == ["1", "2", "2", "1"]

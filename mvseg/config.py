@@ -92,6 +92,18 @@ def _add_classifier_config(cfg: CN) -> None:
     node.NAME = "text"  # "text": cosine to text embeddings; "linear": closed set
     node.TEMPERATURE = 50.0
     node.NORMALIZE = True  # L2-normalise features and text rows
+    # The encoder of the text embeddings: minilm, open_clip:ARCHITECTURE:CHECKPOINT_OR_TAG, huggingface:FOLDER or
+    # table:FILE. It embeds the words of vocabularies that bring no embeddings (datasets, free words at test time), and
+    # files of embeddings that say who made them are checked against it. "": words need embeddings of their own.
+    node.TEXT_ENCODER = ""
+    # Its prompts: a set (name, single, photo, clip_80, vild_63) or templates separated by ";".
+    node.PROMPTS = "single"
+    # Tokens of a learnable context in front of every word, trained with the detector while TEXT_ENCODER is frozen
+    # (CoOp, Zhou et al. 2022, arXiv 2109.01134; 16 there). 0: off, text embeddings stay as they are.
+    node.CONTEXT_LENGTH = 0
+    # How the context begins: the words before {} of a template such as "a photo of a {}." (must be CONTEXT_LENGTH
+    # tokens), or drawn from N(0, 0.02) where there are none. What is behind {} stays behind the word.
+    node.CONTEXT_PROMPT = "{}"
     node.BIAS = None  # None: no bias; a number: one learnable scalar with this initial value
     # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns) or "softmax".
     node.LOSS = "sigmoid"
@@ -102,6 +114,8 @@ def _add_classifier_config(cfg: CN) -> None:
     # Test score = sqrt(class probability * proposal score).
     cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE = True
     cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL = False
+    # True: at test time a box suppresses worse boxes of all classes (IoU above NMS_THRESH_TEST), not only of its own.
+    cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC = False
     cfg.MODEL.ROI_HEADS.MASK_WEIGHT = 1.0
 
 

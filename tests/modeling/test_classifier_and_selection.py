@@ -103,13 +103,15 @@ def test_autocast_keeps_the_logits_exact():
     torch.testing.assert_close(logits, classifier(FEATURES), rtol=0, atol=1.0)
 
 
-def brute_force(boxes: Tensor, scores: Tensor, threshold: float, nms: float, topk: int) -> list[tuple[int, int]]:
+def brute_force(
+    boxes: Tensor, scores: Tensor, threshold: float | Tensor, nms: float, topk: int, agnostic: bool = False
+) -> list[tuple[int, int]]:
     """Greedy suppression of all candidates, one by one."""
     candidates = [(float(scores[r, c]), r, c) for r, c in (scores > threshold).nonzero().tolist()]
     kept: list[tuple[int, int]] = []
     overlap = box_iou(boxes, boxes)
     for _, row, column in sorted(candidates, reverse=True):
-        if all(column != c or overlap[row, r] <= nms for r, c in kept):
+        if all((column != c and not agnostic) or overlap[row, r] <= nms for r, c in kept):
             kept.append((row, column))
     return kept[:topk]
 
@@ -123,6 +125,24 @@ def test_selection_from_few_candidates_is_that_from_all(monkeypatch: pytest.Monk
     found, rows = select_detections(boxes, scores, (100, 100), score_threshold=0.2, nms_threshold=0.4, topk=25)
     assert list(zip(rows.tolist(), found.pred_classes.tolist())) == brute_force(boxes, scores, 0.2, 0.4, 25)
     assert (found.scores.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("nms", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("first", [2, 4096])
+def test_suppression_within_and_over_classes(monkeypatch: pytest.MonkeyPatch, agnostic: bool, nms: float, first: int):
+    monkeypatch.setattr(selection, "FIRST_CANDIDATES", first)
+    corner = torch.rand(25, 2) * 60
+    boxes = torch.cat([corner, corner + 15 + torch.rand(25, 2) * 20], 1)
+    scores, thresholds = torch.rand(25, 5), torch.tensor([0.1, 0.9, 0.5, 0.3, 2.0])
+    found, rows = select_detections(
+        boxes, scores, (99, 99), score_threshold=thresholds, nms_threshold=nms, topk=30, class_agnostic=agnostic
+    )
+    pairs = list(zip(rows.tolist(), found.pred_classes.tolist()))
+    assert pairs == brute_force(boxes, scores, thresholds, nms, 30, agnostic)
+    assert {c for _, c in pairs} <= {0, 1, 2, 3} and len(pairs) >= (1 if agnostic else 4)
+    if nms == 1.0:  # nothing is suppressed
+        assert len(pairs) == min(30, int((scores > thresholds).sum()))
 
 
 def test_selection_looks_at_few_candidates(monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ supervision, and test scores that combine all stages with the proposal score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,15 @@ from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.precision import at_least_float32
+from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
 from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
+from mvseg.modeling.words import prompt_context
 from mvseg.vocabulary import LabelSpace
+
+# Class scores of the regions of a batch that are computed together at test time: 2^24 of 4 bytes are 64 MB a copy.
+SCORES_AT_ONCE = 2**24
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -46,10 +51,12 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         score_threshold: float,
         nms_threshold: float,
         topk: int,
+        class_agnostic_nms: bool = False,
         multiply_proposal_score: bool = True,
         one_class_per_proposal: bool = False,
         mask_weight: float = 1.0,
         label_space: LabelSpace | None = None,
+        prompt_context: PromptContext | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the heads.
@@ -57,21 +64,25 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         Args:
             objectives: kind of supervision to the objective that learns from it.
             score_threshold: test scores must be above it.
-            nms_threshold: IoU of the class-wise suppression at test time.
+            nms_threshold: IoU of the suppression at test time.
             topk: largest number of detections per image.
+            class_agnostic_nms: suppress boxes over all classes together, not within each class.
             multiply_proposal_score: test score = sqrt(class probability * proposal probability).
             one_class_per_proposal: report only the best class of every region.
             mask_weight: factor on the mask loss.
             label_space: what the label columns mean; None: nobody said.
+            prompt_context: learnable context that the classifiers of all stages make their text rows with, or None.
             **kwargs: as for Detectron2's ``CascadeROIHeads``; the box predictors are ``BoxPredictor``.
         """
         super().__init__(**kwargs)
         self.objectives = nn.ModuleDict(objectives)
-        self.score_threshold, self.nms_threshold, self.topk = score_threshold, nms_threshold, topk
+        self.score_threshold: float | Tensor = score_threshold  # the latter (m,): one for each word of the test
+        self.nms_threshold, self.topk, self.class_agnostic_nms = nms_threshold, topk, class_agnostic_nms
         self.multiply_proposal_score = multiply_proposal_score
         self.one_class_per_proposal = one_class_per_proposal
         self.mask_weight = mask_weight
         self.label_space = label_space
+        self.prompt_context = prompt_context
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -94,15 +105,18 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         arguments = super().from_config(cfg, input_shape)
         space = training_label_space(cfg)
         columns = num_label_columns(cfg, space)
+        context = prompt_context(cfg, space)
         stages = zip(arguments["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True)
         arguments.update(
-            box_predictors=[build_predictor(cfg, head.output_shape, weights, space) for head, weights in stages],
+            box_predictors=[build_predictor(cfg, h.output_shape, weights, space, context) for h, weights in stages],
             label_space=space,
+            prompt_context=context,
             num_classes=columns,
             objectives=build_objectives(cfg, columns, None if space is None else space.image_count),
             score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             nms_threshold=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             topk=cfg.TEST.DETECTIONS_PER_IMAGE,
+            class_agnostic_nms=cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC,
             multiply_proposal_score=cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE,
             one_class_per_proposal=cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL,
             mask_weight=cfg.MODEL.ROI_HEADS.MASK_WEIGHT,
@@ -167,6 +181,8 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         if targets is None:
             raise ValueError("MultiDatasetCascadeROIHeads needs targets in training")
         context = context or BatchContext.plain(targets)
+        if self.prompt_context is not None:
+            self.prompt_context.forget()
         self.check_supervision(context.supervision)
         proposals = self.label_and_sample_proposals(proposals, targets)
         losses = self._box_losses(features, proposals, targets, context)
@@ -194,13 +210,22 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         """Whether the classifier knows only the words of training."""
         return not isinstance(self.box_predictor[0].cls_score, TextClassifier)
 
-    def set_test_words(self, embeddings: Tensor | None = None, columns: Tensor | None = None) -> None:
+    def set_test_words(
+        self,
+        embeddings: Tensor | None = None,
+        columns: Tensor | None = None,
+        words: Sequence[str] | None = None,
+    ) -> None:
         """Choose the words of the evaluation mode in all stages; without arguments: the columns of training.
 
         Args:
             embeddings: (m, D) float text embeddings, for text classifiers.
             columns: (m,) int64 label columns, for closed-set classifiers.
+            words: m words, for text classifiers with a learnable context.
         """
+        if self.prompt_context is not None:
+            self.prompt_context.set_test_words(words)
+            return
         for predictor in self.box_predictor:
             if isinstance(predictor.cls_score, TextClassifier):
                 predictor.cls_score.set_test_rows(embeddings)
@@ -285,22 +310,37 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         return {"loss_mask": self.mask_weight * mask_loss(logits, targets, weights=weights)}
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
-        objective: Any = next(iter(self.objectives.values()))
         proposal_scores = [p.objectness_logits.float().sigmoid() for p in proposals]
-        total: Tensor | None = None
+        hidden = []
         for stage, predictor in enumerate(self.box_predictor):
-            hidden = self._region_features(features, [p.proposal_boxes for p in proposals], stage)
-            logits, deltas = predictor(hidden)
-            probabilities = objective.probabilities(logits)
-            total = probabilities if total is None else total.add_(probabilities)
+            hidden.append(self._region_features(features, [p.proposal_boxes for p in proposals], stage))
+            deltas = predictor.bbox_pred(hidden[-1])
             if stage + 1 < self.num_cascade_stages:
                 proposals = self._next_proposals(predictor, deltas, proposals)
         boxes = predictor.refine(deltas, [p.proposal_boxes for p in proposals])
-        mean = (total / self.num_cascade_stages).split([len(p) for p in proposals])
         return [
             self._select(b, scores, objectness, p.image_size)
-            for b, scores, objectness, p in zip(boxes, mean, proposal_scores, proposals, strict=True)
+            for b, scores, objectness, p in zip(boxes, self._scores(hidden, boxes), proposal_scores, proposals)
         ]
+
+    def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""
+        counts = [len(b) for b in boxes]
+        columns = self.box_predictor[0].cls_score.num_columns
+        if sum(counts) * columns <= SCORES_AT_ONCE:
+            yield from self._mean_probabilities(hidden).split(counts)
+            return
+        for regions in zip(*(stage.split(counts) for stage in hidden)):
+            yield self._mean_probabilities(regions)
+
+    def _mean_probabilities(self, hidden: Sequence[Tensor]) -> Tensor:
+        objective: Any = next(iter(self.objectives.values()))
+        total: Tensor | None = None
+        for regions, predictor in zip(hidden, self.box_predictor):
+            probabilities = objective.probabilities(predictor.cls_score(regions))
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None  # there is a stage
+        return total.div_(self.num_cascade_stages)
 
     def _select(self, boxes: Tensor, scores: Tensor, objectness: Tensor, image_size: tuple[int, int]) -> Instances:
         if self.multiply_proposal_score:
@@ -314,5 +354,6 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
             score_threshold=self.score_threshold,
             nms_threshold=self.nms_threshold,
             topk=self.topk,
+            class_agnostic=self.class_agnostic_nms,
         )
         return detections

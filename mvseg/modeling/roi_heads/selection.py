@@ -23,7 +23,7 @@ def fuse_scores(probabilities: Tensor, proposal_scores: Tensor) -> Tensor:
 
     Source: Zhou et al. 2021 (arXiv 2103.07461), section 3: P(class | object) P(object), under a root.
     """
-    return (probabilities * proposal_scores[:, None]).sqrt()
+    return (probabilities * proposal_scores[:, None]).sqrt_()
 
 
 def keep_best_class(scores: Tensor) -> Tensor:
@@ -44,11 +44,12 @@ def select_detections(
     scores: Tensor,
     image_size: tuple[int, int],
     *,
-    score_threshold: float,
+    score_threshold: float | Tensor,
     nms_threshold: float,
     topk: int,
+    class_agnostic: bool = False,
 ) -> tuple[Instances, Tensor]:
-    """Keep the best detections of one image after class-wise suppression.
+    """Keep the best detections of one image after suppression, within each class or over all classes.
 
     Suppression looks at the best candidates, and at more only if too few of them survive. A candidate never suppresses
     a better one, so the result is that of suppressing all, while memory stays small with thousands of classes.
@@ -57,23 +58,26 @@ def select_detections(
         boxes: (R, 4) float, pixels, one box for all classes.
         scores: (R, n) float scores.
         image_size: height and width that boxes are clipped to, pixels.
-        score_threshold: scores must be above it.
-        nms_threshold: IoU above which the worse of two boxes of one class goes.
+        score_threshold: scores must be above it: a number, or (n,) float, one for each class.
+        nms_threshold: IoU above which the worse of two boxes goes; 1 keeps all.
         topk: largest number of detections; negative keeps all.
+        class_agnostic: a box also suppresses the worse boxes of other classes.
 
     Returns:
         ``pred_boxes``, ``scores`` and ``pred_classes`` by descending score, and (N,) int64 row of each.
     """
-    valid = boxes.isfinite().all(1) & scores.isfinite().all(1)
+    # A sum of finite probabilities is finite, and needs no copy of (R, n) numbers as isfinite() does.
+    valid = boxes.isfinite().all(1) & scores.sum(1).isfinite()
     clipped = Boxes(torch.where(valid[:, None], boxes, torch.zeros_like(boxes)).float())
     clipped.clip(image_size)
-    rows, classes = ((scores > score_threshold) & valid[:, None]).nonzero(as_tuple=True)
+    rows, classes = (scores > score_threshold).logical_and_(valid[:, None]).nonzero(as_tuple=True)
     passing = scores[rows, classes].float()
     order = passing.argsort(descending=True, stable=True)
     count = FIRST_CANDIDATES if topk >= 0 else len(order)
     while True:
         best = order[:count]
-        keep = batched_nms(clipped.tensor[rows[best]], passing[best], classes[best], nms_threshold)
+        groups = torch.zeros_like(best) if class_agnostic else classes[best]
+        keep = batched_nms(clipped.tensor[rows[best]], passing[best], groups, nms_threshold)
         if count >= len(order) or len(keep) >= topk:
             break
         count *= GROWTH

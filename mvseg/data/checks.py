@@ -133,7 +133,7 @@ class LoadReport:
         Returns:
             A text table; problems that did not occur are left out.
         """
-        other = any(self.counts[kind] for kind in ("tags", "label_maps", "captions", "phrases"))
+        other = any(self.counts[kind] for kind in ("tags", "label_maps", "segments", "captions", "phrases"))
         always = ("images", "annotated_images", *(() if other else ("instances",)))
         rows = [(text, self.counts[key]) for key, text in _ROWS if self.counts[key] or key in always]
         return tabulate(rows, headers=[f"dataset {self.dataset}", "count"], tablefmt="github", intfmt=",")

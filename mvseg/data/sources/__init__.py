@@ -1,6 +1,19 @@
 """Sources: one file for each annotation format, all returning Detectron2's standard records."""
 
-from . import coco, lvis, semantic, voc
+from . import captions, coco, coco_panoptic, image_tags, lvis, phrases, semantic, voc
 from .base import FORMATS, LoadedDataset, find_source, register_format
 
-__all__ = ["FORMATS", "LoadedDataset", "coco", "find_source", "lvis", "register_format", "semantic", "voc"]
+__all__ = [
+    "FORMATS",
+    "LoadedDataset",
+    "captions",
+    "coco",
+    "coco_panoptic",
+    "find_source",
+    "image_tags",
+    "lvis",
+    "phrases",
+    "register_format",
+    "semantic",
+    "voc",
+]

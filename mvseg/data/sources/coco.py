@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from .base import (
 )
 
 ImageHook = Callable[[dict[str, Any], Mapping[str, Any], Mapping[int, int]], None]
+# Part of the file -> what each of its entries must have.
+COCO_PARTS = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
 @register_format("coco", supervision=("boxes", "masks"))
@@ -74,7 +76,7 @@ def load_coco_like(
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     report = LoadReport(card.name)
     vocabulary, classes = _match_categories(card, tree, vocabulary, path)
-    records = _image_records(card, tree["images"], root, path, file_of_image, report)
+    records = image_records(card, tree["images"], root, path, file_of_image, report)
     _add_annotations(card, records, tree["annotations"], classes, path, report)
     if finish_image is not None:
         for image in tree["images"]:
@@ -89,15 +91,19 @@ def load_coco_like(
     return LoadedDataset(result, vocabulary, report, file_is_ground_truth=usable)
 
 
-def read_coco_json(card: DatasetCard, path: Path) -> dict[str, Any]:
-    """Read a file and check that it has the layout of COCO.
+def read_coco_json(
+    card: DatasetCard, path: Path, needed: Mapping[str, Sequence[str]] = COCO_PARTS, what: str = "COCO JSON"
+) -> dict[str, Any]:
+    """Read a file and check that it has the layout of COCO, or one like it.
 
     Args:
         card: the dataset's card.
         path: the annotation file.
+        needed: list in the file -> what each of its entries must have.
+        what: what the file is to be, for errors.
 
     Returns:
-        The tree, with ``images``, ``annotations`` and ``categories``.
+        The tree, with the lists asked for.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -110,21 +116,19 @@ def read_coco_json(card: DatasetCard, path: Path) -> dict[str, Any]:
     except ValueError as error:  # JSONDecodeError, or bytes that are no text
         raise ValueError(f"{card.where}: {path} is not JSON: {error}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"{card.where}: {path} is not COCO JSON: its top level is a {type(tree).__name__}")
-    needed = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+        raise ValueError(f"{card.where}: {path} is not {what}: its top level is a {type(tree).__name__}")
     for part, keys in needed.items():
         if not isinstance(tree.get(part), list):
             raise ValueError(
-                f"{card.where}: {path} is not COCO JSON: it needs the lists {', '.join(needed)}, "
+                f"{card.where}: {path} is not {what}: it needs the lists {', '.join(needed)}, "
                 f"but {part} is missing; it has: {', '.join(map(str, tree)) or 'nothing'}"
             )
         for number, entry in enumerate(tree[part]):
             if not isinstance(entry, dict) or any(key not in entry for key in keys):
                 raise ValueError(f"{card.where}: {path}: {part}[{number}] needs {', '.join(keys)}: {entry!r:.120}")
-    check_unique([image["id"] for image in tree["images"]], "image id", f"{card.where}: {path}")
-    check_unique([c["id"] for c in tree["categories"]], "category id", f"{card.where}: {path}")
-    numbered = [a["id"] for a in tree["annotations"] if "id" in a]
-    check_unique(numbered, "annotation id", f"{card.where}: {path}")
+    for part, name in (("images", "image"), ("categories", "category"), ("annotations", "annotation")):
+        numbered = [entry["id"] for entry in tree.get(part, ()) if "id" in entry] if part in needed else []
+        check_unique(numbered, f"{name} id", f"{card.where}: {path}")
     return tree
 
 
@@ -160,7 +164,7 @@ def _match_categories(
     return vocabulary, {category_id: by_name[name] for category_id, name in name_of.items()}
 
 
-def _image_records(
+def image_records(
     card: DatasetCard,
     images: list[dict[str, Any]],
     root: Path,
@@ -168,6 +172,22 @@ def _image_records(
     file_of_image: Callable[[Mapping[str, Any]], str],
     report: LoadReport,
 ) -> dict[Any, dict[str, Any]]:
+    """Start the records of the image entries of a file.
+
+    Args:
+        card: the dataset's card.
+        images: entries with ``id``, ``height`` and ``width``.
+        root: the image folder.
+        path: the file, named in errors.
+        file_of_image: gives the file name of an entry, relative to the image folder.
+        report: counts images outside the card's split.
+
+    Returns:
+        Image id to record.
+
+    Raises:
+        ValueError: if an entry has no file name or no size.
+    """
     split = read_split(card)
     records = {}
     for image in images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from PIL import Image
 
 from ..card import DatasetCard, missing_message
 from ..checks import complain
+from .tables import read_rows
 
 ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"))
 _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn the picture by a quarter
@@ -116,21 +116,13 @@ def read_size_table(card: DatasetCard, path: Path) -> dict[str, Size]:
         ValueError: if a column is missing or a size is not a whole number above 0; the message names the line.
     """
     sizes: dict[str, Size] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        lacking = {"ImageID", "Width", "Height"} - set(reader.fieldnames or ())
-        if lacking:
-            raise ValueError(
-                f"{card.where}: {path} has no column {', '.join(sorted(lacking))}; it has "
-                f"{', '.join(reader.fieldnames or ()) or 'nothing'}"
-            )
-        for row in reader:
-            try:
-                height, width = int(row["Height"]), int(row["Width"])
-            except (TypeError, ValueError):
-                height = width = 0
-            if height <= 0 or width <= 0:
-                complain(f"{card.where}: {path}, line {reader.line_num}: {row['Width']} x {row['Height']} is no size")
-                continue
-            sizes[row["ImageID"]] = (height, width)
+    for line, (image, *cells) in read_rows(card, path, ("ImageID", "Height", "Width")):
+        try:
+            height, width = int(cells[0]), int(cells[1])
+        except ValueError:
+            height = width = 0
+        if height <= 0 or width <= 0:
+            complain(f"{card.where}: {path}, line {line}: {cells[1]} x {cells[0]} is no size")
+            continue
+        sizes[image] = (height, width)
     return sizes

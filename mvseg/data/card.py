@@ -200,6 +200,16 @@ class DatasetCard:
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from error
 
+    def embedding_files(self) -> list[Path]:
+        """List the files of text embeddings that the card names.
+
+        Returns:
+            The files; whether they exist is not checked.
+        """
+        entries = self.embeddings if isinstance(self.embeddings, list | tuple) else [self.embeddings]
+        names = [entry.get("file") if isinstance(entry, Mapping) else entry for entry in entries]
+        return [self.resolve(str(name), near_card=True) for name in names if name]
+
     def _embedding_table(self, entry: Any) -> tuple[Path, Vocabulary | Sequence[str] | None]:
         entry = entry if isinstance(entry, Mapping) else {"file": str(entry)}
         if "file" not in entry or set(entry) - {"file", "rows"}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -313,7 +313,10 @@ def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
 
 
 def label_space(
-    names: Sequence[str], kind: Literal["concatenate", "merge_names"] = "concatenate", embeddings: bool = True
+    names: Sequence[str],
+    kind: Literal["concatenate", "merge_names"] = "concatenate",
+    embeddings: bool = True,
+    embed: Callable[[Vocabulary], Vocabulary] | None = None,
 ) -> LabelSpace:
     """Join the vocabularies of several datasets.
 
@@ -321,6 +324,7 @@ def label_space(
         names: names of registered datasets.
         kind: "concatenate": own columns for every vocabulary; "merge_names": equal words share a column.
         embeddings: attach the text embeddings that the cards name.
+        embed: gives embeddings to a vocabulary whose card names none, or None.
 
     Returns:
         The label space.
@@ -331,7 +335,10 @@ def label_space(
     """
     if kind not in _LABEL_SPACES:
         raise ValueError(f"label space {kind!r}{did_you_mean(kind, _LABEL_SPACES)}")
-    return _LABEL_SPACES[kind]({name: get_vocabulary(name, embeddings) for name in names})
+    vocabularies = {name: get_vocabulary(name, embeddings) for name in names}
+    if embed is not None and embeddings:
+        vocabularies = {name: embed(words) for name, words in vocabularies.items()}
+    return _LABEL_SPACES[kind](vocabularies)
 
 
 def dataset_report(name: str) -> LoadReport:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvseg.modeling.precision import at_least_float32
+from mvseg.modeling.prompt_context import PromptContext
 
 
 class TextClassifier(nn.Module):
@@ -20,11 +21,12 @@ class TextClassifier(nn.Module):
 
     rows: Tensor
     test_rows: Tensor | None
+    context: PromptContext | None
 
     def __init__(
         self,
         input_size: int,
-        embeddings: Tensor,
+        embeddings: Tensor | PromptContext,
         *,
         temperature: float = 50.0,
         normalize: bool = True,
@@ -36,6 +38,7 @@ class TextClassifier(nn.Module):
         Args:
             input_size: length of a region feature.
             embeddings: (n, D) float text embeddings, one row per label column; not trained, not stored in checkpoints.
+                Or a learnable context that makes them; it belongs to whoever built it and is not stored here.
             temperature: factor on the cosine; unused if not normalised.
             normalize: L2-normalise the projected features and the text rows.
             bias: initial value of one learnable scalar added to all logits; None for no bias.
@@ -45,18 +48,21 @@ class TextClassifier(nn.Module):
         section 5.1.
         """
         super().__init__()
-        self.linear = nn.Linear(input_size, embeddings.shape[1])
+        context = embeddings if isinstance(embeddings, PromptContext) else None
+        fixed = torch.zeros(0, embeddings.width) if isinstance(embeddings, PromptContext) else embeddings
+        self.__dict__["context"] = context  # several stages share it: registered once, by its owner
+        self.linear = nn.Linear(input_size, fixed.shape[1])
         self.temperature = temperature
         self.normalize = normalize
         self.background = background
         self.cls_bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
-        self.register_buffer("rows", self._prepare(embeddings), persistent=False)
+        self.register_buffer("rows", self._prepare(fixed), persistent=False)
         self.register_buffer("test_rows", None, persistent=False)
 
     @property
     def num_columns(self) -> int:
         """Number of label columns in the present mode (training: label space; test: vocabulary that was set)."""
-        return len(self._rows())
+        return len(self._rows()) if self.context is None else self.context.num_columns
 
     def set_test_rows(self, embeddings: Tensor | None) -> None:
         """Choose the words of the evaluation mode.
@@ -65,10 +71,12 @@ class TextClassifier(nn.Module):
             embeddings: (m, D) float text embeddings; None returns to the columns of training.
 
         Raises:
-            ValueError: if the width is not that of the training embeddings.
+            ValueError: if the width is not that of the training embeddings, or a learnable context makes the rows.
 
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 3.
         """
+        if self.context is not None and embeddings is not None:
+            raise ValueError("this classifier makes its text rows with a learnable context: set the words of that")
         if embeddings is None:
             self.test_rows = None
             return
@@ -92,9 +100,12 @@ class TextClassifier(nn.Module):
 
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1: logit = temperature * cos(W x, text).
         """
-        rows = self._rows() if embeddings is None else self._prepare(embeddings)
-        if columns is not None:
-            rows = rows[columns]
+        if embeddings is None and self.context is not None:
+            rows = self.context(columns)
+            rows = F.normalize(rows, dim=1) if self.normalize else rows
+        else:
+            rows = self._rows() if embeddings is None else self._prepare(embeddings)
+            rows = rows if columns is None else rows[columns]
         if self.background:
             rows = torch.cat([rows, rows.new_zeros((1, rows.shape[1]))])
         hidden = self.linear(features)

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from mvseg.data.catalog import label_space
+from mvseg.modeling.words import check_encoders, word_embedder
 from mvseg.vocabulary import LabelSpace
 
 DEFAULT_NUM_CLASSES = 80  # Detectron2's default of MODEL.ROI_HEADS.NUM_CLASSES: says nothing about the user's intention
@@ -18,7 +19,8 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
 
     Args:
         cfg: the config tree; reads DATASETS.TRAIN (DATASETS.TEST if that is empty), DATASETS.LABEL_SPACE, and
-            MODEL.CLASSIFIER.NAME for whether text embeddings are needed.
+            MODEL.CLASSIFIER.NAME, TEXT_ENCODER and PROMPTS for whether text embeddings are needed and who makes those
+            that no card names.
 
     Returns:
         The label space, or None if the config names no dataset.
@@ -26,7 +28,11 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
     names = list(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)
     if not names:
         return None
-    return label_space(names, kind=cfg.DATASETS.LABEL_SPACE, embeddings=cfg.MODEL.CLASSIFIER.NAME == "text")
+    text = cfg.MODEL.CLASSIFIER.NAME == "text"
+    embedder = word_embedder(cfg)
+    if text:
+        check_encoders([*names, *cfg.DATASETS.TEST], embedder)
+    return label_space(names, kind=cfg.DATASETS.LABEL_SPACE, embeddings=text, embed=embedder)
 
 
 def num_label_columns(cfg: Any, space: LabelSpace | None) -> int:

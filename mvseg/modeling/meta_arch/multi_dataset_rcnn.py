@@ -6,7 +6,7 @@ speaks about and what it weighs, and speaks another vocabulary at test time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from mvseg.modeling.context import BatchContext
+from mvseg.modeling.words import word_embedder
 from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
 from mvseg.vocabulary.label_space import ScopeKind
 from mvseg.vocabulary.suggestions import normalize
@@ -34,6 +35,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         label_space: LabelSpace | None = None,
         annotation_scope: ScopeKind = "own",
         loss_weights: Mapping[str, float] | None = None,
+        embed_words: Callable[[Vocabulary], Vocabulary] | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the detector.
@@ -42,6 +44,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             label_space: what the label columns mean; None: class indices are columns, one dataset.
             annotation_scope: columns that an image's annotation speaks about: "all", or "own" for its vocabulary's.
             loss_weights: dataset name to the factor on all its losses; 1 for others.
+            embed_words: gives text embeddings to vocabularies that bring none, or None.
             **kwargs: as for Detectron2's ``GeneralizedRCNN``.
 
         Raises:
@@ -56,6 +59,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         self.label_space = label_space
         self.annotation_scope = annotation_scope
         self.loss_weights = dict(loss_weights or {})
+        self.embed_words = embed_words
         self.vocabulary: Vocabulary | None = None
 
     @classmethod
@@ -70,6 +74,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         """
         arguments = super().from_config(cfg)
         arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
+        arguments["embed_words"] = word_embedder(cfg)
         arguments["annotation_scope"] = cfg.MODEL.ANNOTATION_SCOPE
         arguments["loss_weights"] = {e["name"]: float(e.get("loss_weight", 1.0)) for e in cfg.DATASETS.MIX}
         return arguments
@@ -168,8 +173,9 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         """Choose the words that the model speaks outside training.
 
         Args:
-            vocabulary: words with text embeddings; for a closed-set classifier words of the label space. None returns
-                to the label space of training.
+            vocabulary: words; for a closed-set classifier words of the label space. A text classifier takes their text
+                embeddings, or makes them if the model knows its text encoder. None returns to the label space of
+                training.
 
         Raises:
             ValueError: if the words lack what the classifier needs.
@@ -178,14 +184,20 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             self.roi_heads.set_test_words()
         elif self._is_closed_set():
             self.roi_heads.set_test_words(columns=self._known_columns(vocabulary))
-        elif vocabulary.embeddings is None:
+        elif getattr(self.roi_heads, "prompt_context", None) is not None:
+            self.roi_heads.set_test_words(words=vocabulary.names)
+        else:
+            self.roi_heads.set_test_words(embeddings=self._embedded(vocabulary).embeddings)
+        self.vocabulary = vocabulary
+
+    def _embedded(self, vocabulary: Vocabulary) -> Vocabulary:
+        if vocabulary.embeddings is None and self.embed_words is None:
             raise ValueError(
                 f"vocabulary {vocabulary.name!r} has no text embeddings: attach them with with_embeddings(file), made "
-                "by python -m mvseg.vocabulary embed"
+                "by python -m mvseg.vocabulary embed, or set MODEL.CLASSIFIER.TEXT_ENCODER to the encoder that the "
+                "model was trained with"
             )
-        else:
-            self.roi_heads.set_test_words(embeddings=vocabulary.embeddings)
-        self.vocabulary = vocabulary
+        return vocabulary if self.embed_words is None else self.embed_words(vocabulary)
 
     @contextmanager
     def use_vocabulary(self, vocabulary: Vocabulary | None) -> Iterator[MultiDatasetRCNN]:

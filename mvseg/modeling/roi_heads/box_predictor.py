@@ -15,6 +15,7 @@ from mvseg.modeling.classifier import Classifier, LinearClassifier, TextClassifi
 from mvseg.modeling.columns import num_label_columns
 from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.objectives.region import box_loss
+from mvseg.modeling.prompt_context import PromptContext
 from mvseg.vocabulary import LabelSpace
 
 DELTA_STD = 0.001
@@ -115,7 +116,13 @@ class BoxPredictor(nn.Module):
         return self.box_loss_weight * loss
 
 
-def build_predictor(cfg: Any, shape: ShapeSpec, weights: Sequence[float], space: LabelSpace | None) -> BoxPredictor:
+def build_predictor(
+    cfg: Any,
+    shape: ShapeSpec,
+    weights: Sequence[float],
+    space: LabelSpace | None,
+    context: PromptContext | None = None,
+) -> BoxPredictor:
     """Build the predictor of one stage.
 
     Args:
@@ -123,6 +130,7 @@ def build_predictor(cfg: Any, shape: ShapeSpec, weights: Sequence[float], space:
         shape: shape of a region feature.
         weights: factors on the deltas of x, y, width, height.
         space: label columns of training, with text embeddings for a text classifier.
+        context: makes the text embeddings instead, from the words.
 
     Returns:
         The predictor; the box branch has two layers with a text classifier (Detic), one otherwise (CenterNet2).
@@ -131,7 +139,7 @@ def build_predictor(cfg: Any, shape: ShapeSpec, weights: Sequence[float], space:
     size = shape.channels * (shape.width or 1) * (shape.height or 1)
     return BoxPredictor(
         size,
-        build_classifier(cfg, size, space),
+        build_classifier(cfg, size, space, context),
         Box2BoxTransform(weights=tuple(weights)),
         box_layers=2 if cfg.MODEL.CLASSIFIER.NAME == "text" else 1,
         box_loss_kind=node.BBOX_REG_LOSS_TYPE,
@@ -140,13 +148,16 @@ def build_predictor(cfg: Any, shape: ShapeSpec, weights: Sequence[float], space:
     )
 
 
-def build_classifier(cfg: Any, input_size: int, space: LabelSpace | None) -> Classifier:
+def build_classifier(
+    cfg: Any, input_size: int, space: LabelSpace | None, context: PromptContext | None = None
+) -> Classifier:
     """Build the classifier of one stage from ``MODEL.CLASSIFIER``.
 
     Args:
         cfg: the config tree.
         input_size: length of a region feature.
         space: label columns of training, with text embeddings for a text classifier.
+        context: makes the text embeddings instead, from the words.
 
     Returns:
         The classifier.
@@ -161,15 +172,17 @@ def build_classifier(cfg: Any, input_size: int, space: LabelSpace | None) -> Cla
         return LinearClassifier(input_size, num_label_columns(cfg, space), prior_prob=prior, background=background)
     if node.NAME != "text":
         raise ValueError(f"MODEL.CLASSIFIER.NAME {node.NAME!r}: choose text or linear")
-    if space is None or space.embeddings is None:
+    embeddings = context if context is not None else None if space is None else space.embeddings
+    if embeddings is None:
         names = "no dataset is named" if space is None else f"the card of {space.datasets[0]} names none"
         raise ValueError(
             f"MODEL.CLASSIFIER.NAME text needs text embeddings, but {names}: set DATASETS.TRAIN (or MIX) to datasets "
-            "whose cards name an embeddings file (python -m mvseg.vocabulary embed), or MODEL.CLASSIFIER.NAME linear"
+            "whose cards name an embeddings file (python -m mvseg.vocabulary embed), MODEL.CLASSIFIER.TEXT_ENCODER to "
+            "an encoder that makes them (such as minilm), or MODEL.CLASSIFIER.NAME linear"
         )
     return TextClassifier(
         input_size,
-        space.embeddings,
+        embeddings,
         temperature=node.TEMPERATURE,
         normalize=node.NORMALIZE,
         bias=node.BIAS,

@@ -11,9 +11,9 @@ from .suggestions import normalize
 def imagenet_columns() -> dict[str, Any]:
     """Make the class-name table of ImageNet-1k, in the order of the 1,000 outputs of its classifiers.
 
-    The name is the one that CLIP's authors chose (open_clip carries them) and the first of WordNet's lemmas (timm
-    carries them) that no other class has where two classes got the same name. The other lemmas are synonyms, if only
-    one class has them.
+    The name is the one that CLIP's authors chose (open_clip carries them); where two classes got the same one, the
+    first of WordNet's lemmas (timm carries them) that only this class has. The other lemmas are synonyms, if only one
+    class has them.
 
     Returns:
         Columns ``names``, ``keys`` (WordNet ids such as n01440764, the folder names of the dataset) and ``synonyms``.
@@ -32,9 +32,9 @@ def imagenet_columns() -> dict[str, Any]:
     owners = Counter(normalize(lemma) for group in lemmas for lemma in {normalize(lemma): lemma for lemma in group})
     repeated = {name for name, count in Counter(names).items() if count > 1}
     for index, name in enumerate(names):
-        if name in repeated:
-            free = [lemma for lemma in lemmas[index] if owners[normalize(lemma)] == 1]
-            names[index] = free[0] if free else f"{name} ({keys[index]})"
+        free = [lemma for lemma in lemmas[index] if owners[normalize(lemma)] == 1]
+        if name in repeated and free and names.count(name) > 1:
+            names[index] = free[0]
     taken = {normalize(name) for name in names}
     synonyms = [
         [lemma for lemma in group if owners[normalize(lemma)] == 1 and normalize(lemma) not in taken]

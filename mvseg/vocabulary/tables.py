@@ -71,8 +71,10 @@ def builtin_table_path(name: str) -> Path:
         Path of its TSV file.
 
     Raises:
-        KeyError: if there is no such table; the message lists the nearest names.
+        KeyError: if there is no such table, with the nearest names; or it has no file.
     """
+    if name in _AT_RUN_TIME:
+        raise KeyError(f"the built-in vocabulary {name!r} has no file: it is read from an installed package")
     path = NAMES_FOLDER / f"{name}.tsv"
     if not path.is_file():
         raise KeyError(f"no built-in vocabulary {name!r}{did_you_mean(name, builtin_tables())}")

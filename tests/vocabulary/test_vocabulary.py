@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mvseg.vocabulary import Vocabulary, builtin_tables, nearest_names, read_table
-from mvseg.vocabulary.tables import builtin_table_path
 
 
 def test_builtin_tables_have_the_published_facts():
@@ -174,7 +173,3 @@ def test_published_clip_rows_fit_the_tables(shared):
     assert all(float(a[i] @ b[j]) > 0.99 for i, j in same)  # the same words in the same encoder: rows are in order
     voc = Vocabulary.from_table("voc").with_embeddings(folder / "coco_clip_a+cname.npy", rows=coco)
     assert torch.equal(voc.embeddings[voc.index("sofa")], coco.embeddings[coco.index("couch")])
-
-
-def test_the_table_files_are_small():
-    assert sum(builtin_table_path(name).stat().st_size for name in builtin_tables()) < 60_000

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mvseg.vocabulary.annotation_scopes import ClassRules
+
 
 @dataclass(frozen=True)
 class BatchContext:
@@ -17,11 +19,17 @@ class BatchContext:
         supervision: kind of annotation of every image, such as "boxes" or "masks".
         scope: (I, n) bool, the label columns that an image's annotation speaks about; None means all.
         weights: (I,) float32 loss weight of every image; None means 1.
+        rules: what a region's class says beyond its own column, tables (T, n); None means nothing.
+        first_rule: (I,) int64 rule of class 0 in every image, -1 where it has none; None without rules.
+        groups: (I, n + 1) int32 group of every column and of the background; None: no two columns are one answer.
     """
 
     supervision: tuple[str, ...]
     scope: Tensor | None = None
     weights: Tensor | None = None
+    rules: ClassRules | None = None
+    first_rule: Tensor | None = None
+    groups: Tensor | None = None
 
     @classmethod
     def plain(cls, targets: Sequence[object]) -> BatchContext:

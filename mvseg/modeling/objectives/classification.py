@@ -27,6 +27,7 @@ def _with_images(image_count: Tensor | None) -> Tensor:
 class SigmoidObjective(RegionObjective):
     """One independent binary classification per label column in scope."""
 
+    multi_label = True
     kept: Tensor | None
 
     def __init__(self, num_classes: int, image_count: Tensor | None = None, ignore_zero: bool = False) -> None:
@@ -95,6 +96,7 @@ class SigmoidObjective(RegionObjective):
             column_targets(targets.classes, columns, self.num_classes),
             scope=targets.scope_of(columns),
             weights=targets.region_weights(),
+            positives=targets.positives_of(columns),
         )
         return {"loss_cls": loss}
 
@@ -103,6 +105,7 @@ class SigmoidObjective(RegionObjective):
 class FederatedObjective(SigmoidObjective):
     """Sigmoid over the classes at hand and a few drawn ones, for annotation that is complete only for some classes."""
 
+    draws_columns = True
     image_count: Tensor
 
     def __init__(
@@ -164,10 +167,13 @@ class FederatedObjective(SigmoidObjective):
 
         Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
         """
-        scope = None if targets.scope is None else targets.scope.any(0)
+        scope = targets.relevant_columns()
         columns = federated_columns(
             targets.classes, self.image_count, num_columns=self.num_columns, power=self.power, scope=scope
         )
+        further = targets.positive_columns()
+        if further is not None:
+            columns = torch.cat([columns, further.nonzero()[:, 0]]).unique()
         return columns if self.kept is None else columns[self.kept[columns]]
 
 
@@ -176,6 +182,7 @@ class SoftmaxObjective(RegionObjective):
     """One class or background per region, among the columns in scope."""
 
     needs_background = True
+    grouped = True
     class_weights: Tensor | None
 
     def __init__(self, num_classes: int, class_weights: Tensor | None = None) -> None:
@@ -234,6 +241,7 @@ class SoftmaxObjective(RegionObjective):
             scope=targets.scope_of(columns),
             class_weights=class_weights,
             weights=targets.region_weights(),
+            groups=targets.groups_of(columns),
         )
         return {"loss_cls": loss}
 

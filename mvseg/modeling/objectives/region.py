@@ -37,7 +37,12 @@ def column_targets(classes: Tensor, columns: Tensor | None, num_classes: int) ->
 
 
 def sigmoid_classification_loss(
-    logits: Tensor, positions: Tensor, *, scope: Tensor | None = None, weights: Tensor | None = None
+    logits: Tensor,
+    positions: Tensor,
+    *,
+    scope: Tensor | None = None,
+    weights: Tensor | None = None,
+    positives: Tensor | None = None,
 ) -> Tensor:
     """Sum the binary cross-entropy of every region and computed column.
 
@@ -46,6 +51,7 @@ def sigmoid_classification_loss(
         positions: (R,) int64 position of the true column, k for none (``column_targets``).
         scope: (R, k) bool or float, the entries that count; None means all.
         weights: (R,) float weight of every region; None means 1.
+        positives: (R, k) bool, further true columns; None means none.
 
     Returns:
         Sum over rows and columns divided by R, a scalar tensor; 0 without regions.
@@ -55,6 +61,8 @@ def sigmoid_classification_loss(
     """
     logits = at_least_float32(logits)
     targets = _marked(positions, logits.new_zeros((len(logits), logits.shape[1] + 1)))[:, :-1]
+    if positives is not None:
+        targets = torch.maximum(targets, positives.to(targets.dtype))
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if scope is not None:
         loss = loss * scope
@@ -70,8 +78,11 @@ def softmax_classification_loss(
     scope: Tensor | None = None,
     class_weights: Tensor | None = None,
     weights: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Average the cross-entropy of the regions over the columns in scope and the background.
+
+    Columns of one group are one answer: its probability is the sum of theirs.
 
     Args:
         logits: (R, k + 1) float logits, background last.
@@ -79,17 +90,23 @@ def softmax_classification_loss(
         scope: (R, k) bool, the columns that compete; None means all. The true column always competes.
         class_weights: (k + 1,) float weight of a region by its true column, also in the average; None means 1.
         weights: (R,) float further weight of every region, which does not enter the normaliser; None means 1.
+        groups: (R, k + 1) int group of every column, background last; None: every column is a group of its own.
 
     Returns:
         The loss, a scalar tensor; 0 without regions.
 
-    Source: cross-entropy; Ren et al. 2015, Faster R-CNN (arXiv 1506.01497), section 3.1.2.
+    Source: cross-entropy; Ren et al. 2015, Faster R-CNN (arXiv 1506.01497), section 3.1.2; groups: GroupSoftmax cross
+    entropy (https://github.com/chengzhengxin/groupsoftmax-simpledet), loss = -log of the group's probability.
     """
     logits = at_least_float32(logits)
     if scope is not None:
         allowed = _marked(positions, F.pad(scope.bool(), (0, 1), value=True))
         logits = logits.masked_fill(~allowed, -torch.inf)
-    loss = F.cross_entropy(logits, positions, reduction="none")
+    if groups is None:
+        loss = F.cross_entropy(logits, positions, reduction="none")
+    else:
+        others = groups != groups.gather(1, positions[:, None])
+        loss = logits.logsumexp(1) - logits.masked_fill(others, -torch.inf).logsumexp(1)
     importance = torch.ones_like(loss) if class_weights is None else class_weights[positions].to(loss.dtype)
     normalizer = importance.sum().clamp(min=torch.finfo(loss.dtype).tiny)
     loss = loss * importance

@@ -273,7 +273,7 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
             members = [owner is objective for owner in owners]
             whole = all(members)
             chosen = slice(None) if whole else torch.tensor(members, device=hidden.device)[images]
-            targets = RegionTargets(classes[chosen], images[chosen], context.scope, context.weights)
+            targets = RegionTargets.of(classes[chosen], images[chosen], context)
             columns = objective.columns(targets)
             logits = predictor.cls_score(hidden[chosen], columns)
             share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)

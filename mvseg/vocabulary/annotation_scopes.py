@@ -1,0 +1,139 @@
+"""The scopes of a mixture: one for each dataset, their tables in one, and the masks of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import scopes  # noqa: F401  (registers the scopes)
+from .label_space import LabelSpace
+from .scope_registry import ImageFacts, Scope, ScopeSettings, build_scope
+
+
+@dataclass(frozen=True)
+class ClassRules:
+    """What the class of a region says beyond its own column, as tables of T rules; the last rule says nothing.
+
+    The rule of a region of class c is row ``first + c``, where ``first`` belongs to the region's image; the last row where
+    the region is background or ``first`` is negative.
+
+    Args:
+        positive: (T, n) bool, further positive columns, or None.
+        negative: (T, n) bool, further negative columns, or None.
+        ignored: (T, n) bool, columns that do not count, or None.
+    """
+
+    positive: Tensor | None = None
+    negative: Tensor | None = None
+    ignored: Tensor | None = None
+
+    def to(self, device: torch.device) -> ClassRules:
+        """Copy the tables to a device.
+
+        Args:
+            device: the device.
+
+        Returns:
+            The rules there, tables (T, n).
+        """
+        return ClassRules(*(None if t is None else t.to(device) for t in (self.positive, self.negative, self.ignored)))
+
+
+@dataclass(frozen=True)
+class BatchScope:
+    """The scope of the I images of a batch.
+
+    Args:
+        mask: (I, n) bool, the columns that the annotation speaks about; None means all.
+        first_rule: (I,) int64, rule of class 0 for the image's regions, -1 for none; None: no image has rules.
+        groups: (I, n + 1) int32, group of every column and of the background; None: no image has groups.
+    """
+
+    mask: Tensor | None = None
+    first_rule: Tensor | None = None
+    groups: Tensor | None = None
+
+    def to(self, device: torch.device) -> BatchScope:
+        """Copy to a device.
+
+        Args:
+            device: the device.
+
+        Returns:
+            The scope there, mask (I, n).
+        """
+        return BatchScope(*(None if t is None else t.to(device) for t in (self.mask, self.first_rule, self.groups)))
+
+
+class AnnotationScopes:
+    """The scope of every dataset of a label space.
+
+    Args:
+        space: the label space.
+        default: scope of the datasets, such as "own" or "verified+hierarchy".
+        by_dataset: dataset name to its scope, where it has another.
+        settings: numbers that scopes need.
+    """
+
+    def __init__(
+        self,
+        space: LabelSpace,
+        default: str = "own",
+        by_dataset: Mapping[str, str] | None = None,
+        settings: ScopeSettings | None = None,
+    ) -> None:
+        self.space = space
+        self.names = {dataset: (by_dataset or {}).get(dataset) or default for dataset in space.datasets}
+        self._scopes: dict[str, Scope] = {}
+        for name in dict.fromkeys(self.names.values()):
+            users = [dataset for dataset, chosen in self.names.items() if chosen == name]
+            self._scopes[name] = build_scope(name, space, users, settings)
+        self._first_rule: dict[str, int] = {}
+        self.rules = self._stack_rules()
+        self.has_groups = any(scope.groups is not None for scope in self._scopes.values())
+
+    def _stack_rules(self) -> ClassRules | None:
+        """One table of each kind for all scopes, n rows for each scope that has rules and one row for no rule."""
+        n, kinds = self.space.n, ("positive", "negative", "ignored")
+        ruled = [name for name, s in self._scopes.items() if any(getattr(s, kind) is not None for kind in kinds)]
+        if not ruled:
+            return None
+        self._first_rule = {name: number * n for number, name in enumerate(ruled)}
+        tables: dict[str, Tensor] = {}
+        for kind in kinds:
+            parts = {name: getattr(self._scopes[name], kind) for name in ruled}
+            if any(part is not None for part in parts.values()):
+                tables[kind] = torch.zeros(len(ruled) * n + 1, n, dtype=torch.bool)
+                for name, part in parts.items():
+                    if part is not None:
+                        tables[kind][self._first_rule[name] :][:n] = part
+        return ClassRules(**tables)
+
+    def of(self, images: Sequence[ImageFacts]) -> BatchScope:
+        """Compute the scope of a batch, on the CPU.
+
+        Args:
+            images: facts of the I images.
+
+        Returns:
+            Mask (I, n), rules and groups of the images.
+        """
+        names = [self.names[image.dataset] for image in images]
+        mask = torch.zeros(len(images), self.space.n, dtype=torch.bool)
+        for name in dict.fromkeys(names):
+            rows = [row for row, chosen in enumerate(names) if chosen == name]
+            mask[rows] = self._scopes[name].mask([images[row] for row in rows])
+        first = torch.tensor([self._first_rule.get(name, -1) for name in names]) if self.rules is not None else None
+        groups = None
+        if self.has_groups and images:
+            groups = torch.stack([self._groups_of(image, name) for image, name in zip(images, names, strict=True)])
+        return BatchScope(None if bool(mask.all()) else mask, first, groups)
+
+    def _groups_of(self, image: ImageFacts, name: str) -> Tensor:
+        groups = self._scopes[name].groups
+        if groups is None:
+            return torch.arange(self.space.n + 1, dtype=torch.int32)
+        return groups[image.dataset]

@@ -210,6 +210,12 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         """Whether the classifier knows only the words of training."""
         return not isinstance(self.box_predictor[0].cls_score, TextClassifier)
 
+    @property
+    def text_width(self) -> int | None:
+        """Width D of the text embeddings that the classifier takes; None for a closed set."""
+        classifier = self.box_predictor[0].cls_score
+        return classifier.rows.shape[1] if isinstance(classifier, TextClassifier) else None
+
     def set_test_words(
         self,
         embeddings: Tensor | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .encoders import TextEncoder
-from .suggestions import did_you_mean, normalize
+from .suggestions import did_you_mean
 from .vocabulary import Vocabulary
+from .wording import Parentheses, spoken, spoken_names
 
 DEFAULT_TEMPLATE = "a {}"
 
 Average = Literal["normalized", "raw"]
-Parentheses = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True)
@@ -119,49 +118,6 @@ def get_prompts(text: str) -> PromptSet:
         raise ValueError(f"prompts {text!r} are empty: name a set ({', '.join(PROMPTS)}) or write templates")
     lower = any(PROMPTS[part].lower for part in parts if part in PROMPTS)
     return PromptSet("; ".join(parts), tuple(templates), lower)
-
-
-def spoken(name: str, parentheses: Parentheses = "keep") -> str:
-    """Write a class name as a person would say it.
-
-    Args:
-        name: a class name as tables have it: ``trash_can``, ``person, individual, someone``, ``cabinet/shelf``,
-            ``mouse_(computer_equipment)``.
-        parentheses: "keep" the explanation in parentheses, which tells the meanings of a word apart, or "drop" it.
-
-    Returns:
-        ``trash can``, ``person`` (the first of several names), ``cabinet or shelf``, ``mouse (computer equipment)``.
-
-    Raises:
-        ValueError: if ``parentheses`` is neither of the two.
-    """
-    if parentheses not in ("keep", "drop"):
-        raise ValueError(f"parentheses={parentheses!r}: choose 'keep' or 'drop'")
-    text = name.replace("_", " ")
-    if parentheses == "drop":
-        text = re.sub(r"\([^()]*\)", " ", text)
-    first = next((part for part in _split_names(text) if part.strip()), "")
-    text = " or ".join(part for part in (part.strip() for part in first.split("/")) if part)
-    return " ".join(text.split()) or " ".join(name.replace("_", " ").split())
-
-
-def spoken_names(name: str, synonyms: Sequence[str] = (), parentheses: Parentheses = "keep") -> list[str]:
-    """List every way to say a class: its name, the further names after commas, and its synonyms.
-
-    Args:
-        name: a class name as tables have it.
-        synonyms: other names of the class.
-        parentheses: as in :func:`spoken`.
-
-    Returns:
-        The first is ``spoken(name)``; equal ones (case aside) are listed once.
-    """
-    said = [spoken(part, parentheses) for part in (name, *_split_names(name)[1:], *synonyms) if part.strip()]
-    return list({normalize(text): text for text in reversed(said)}.values())[::-1]
-
-
-def _split_names(text: str) -> list[str]:
-    return re.split(r",(?![^()]*\))", text)  # a comma in parentheses separates no names
 
 
 def fill_template(template: str, word: str) -> str:

@@ -292,9 +292,13 @@ class Vocabulary:
         check_embeddings(table, len(self) if rows is None else len(rows), where, width)
         if rows is not None:
             row_names = rows.names if isinstance(rows, Vocabulary) else tuple(rows)
-            row_synonyms = rows.synonyms if isinstance(rows, Vocabulary) else None
-            table = table[match_rows(self.names, self.synonyms, row_names, row_synonyms, where)]
+            row_others = rows._other_spellings if isinstance(rows, Vocabulary) else None
+            table = table[match_rows(self.names, self._other_spellings, row_names, row_others, where)]
         return dataclasses.replace(self, embeddings=table.contiguous())
+
+    @property
+    def _other_spellings(self) -> tuple[tuple[str, ...], ...]:
+        return tuple((*spelt, *said) for spelt, said in zip(self.spellings, self.synonyms, strict=True))
 
     def image_counts(self) -> Tensor:
         """Give the number of training images of each class as a tensor.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..tables import builtin_tables, read_table
+from ..tables import builtin_tables, read_builtin_table, read_table
 from .base import ImageEncoder, TextEncoder
 from .cache import CachedTextEncoder
 from .clip import OpenClipImageEncoder, OpenClipTextEncoder
@@ -82,6 +82,4 @@ def _table(rest: str) -> TableTextEncoder:
 
 
 def _row_names(words: str) -> Sequence[str]:
-    from ..tables import builtin_table_path
-
-    return list(read_table(builtin_table_path(words) if words in builtin_tables() else words)["names"])
+    return list((read_builtin_table(words) if words in builtin_tables() else read_table(words))["names"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..embedding_files import read_provenance
 from ..embeddings import read_embeddings
 from ..suggestions import nearest_names, normalize
+from ..wording import spoken
 from .base import hash_tensors
 
 
@@ -42,6 +43,8 @@ class TableTextEncoder:
         self._position: dict[str, int] = {}
         for row, name in enumerate(found):
             self._position.setdefault(normalize(name), row)
+        for row, name in enumerate(found):  # texts come as they are spoken: "cabinet or shelf" for cabinet/shelf
+            self._position.setdefault(normalize(spoken(name)), row)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """Sources: one file for each annotation format, all returning Detectron2's standard records."""
 
-from . import captions, coco, coco_panoptic, image_tags, lvis, phrases, semantic, voc
+from . import captions, coco, coco_panoptic, image_tags, lvis, openimages, phrases, semantic, voc
 from .base import FORMATS, LoadedDataset, find_source, register_format
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "find_source",
     "image_tags",
     "lvis",
+    "openimages",
     "phrases",
     "register_format",
     "semantic",

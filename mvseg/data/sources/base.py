@@ -128,7 +128,7 @@ def class_indices(
     Args:
         card: gives ``aliases``, ``ignore`` and ``filter``.
         categories: the names in the file.
-        vocabulary: the dataset's words.
+        vocabulary: the dataset's words; a category may be a word, one of its spellings, or its key.
         examples: category name -> an annotation that has it, for the error.
         where: file named in the error.
 
@@ -143,13 +143,15 @@ def class_indices(
         for name in mentioned:
             if name not in categories:
                 complain(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
+    by_key = {normalize(key): index for index, key in enumerate(vocabulary.keys or ())}
     result: dict[str, int] = {}
     unknown: list[str] = []
     for name in categories:
         if name in card.ignore:
             result[name] = IGNORED
             continue
-        index = vocabulary.positions.get(normalize(card.aliases.get(name, name)))
+        word = normalize(card.aliases.get(name, name))
+        index = vocabulary.positions.get(word, by_key.get(word))
         if index is None:
             result[name] = IGNORED  # matters only while problems are collected
             seen = f" ({examples[name]})" if name in examples else ""

@@ -44,8 +44,8 @@ def load_image_folder(card: DatasetCard, vocabulary: Vocabulary | None) -> Loade
         vocabulary: the dataset's words; None: the labels, sorted.
 
     Returns:
-        Records with ``image_labels``, image ids 1..n in the order of the files, and no ``height`` and ``width``: to open
-        millions of files for them would take hours, and nobody needs them before the image is read.
+        Records with ``image_labels``, image ids 1..n in the order of the files, and no ``height`` and ``width``: to
+        open millions of files for them would take hours, and nobody needs them before the image is read.
 
     Raises:
         FileNotFoundError: if the image folder or the list does not exist, or there is no image.

@@ -1,7 +1,7 @@
 """Referring expressions: sentences, each about one box of an image, in a JSON like that of RefCOCO.
 
 The file is ``{"images": [{id, file_name, height, width}], "refs": [{ref_id, image_id, bbox, sentences}]}``, with boxes
-(x, y, width, height) in pixels and sentences as texts, or as ``{"sent": text}``; ``ann_id`` and ``category_id`` may be there.
+(x, y, width, height) in pixels and sentences as texts or as ``{"sent": text}``; ``ann_id`` and the like may be there.
 A plain list of refs that name file and size themselves is read as well.
 """
 

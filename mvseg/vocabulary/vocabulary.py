@@ -259,7 +259,9 @@ class Vocabulary:
             f: None if values is None else tuple(values[r] for r in rows) for f, values in fields.items()
         }
         embeddings = None if self.embeddings is None else self.embeddings[rows]
-        return dataclasses.replace(self, name=name or self.name, embeddings=embeddings, **kept)
+        dropped = {word: parents for word, parents in zip(self.names, self.parents, strict=True) if parents}
+        hypernyms = {**self.hypernyms, **dropped}  # what is no word any more still leads from a word to its ancestors
+        return dataclasses.replace(self, name=name or self.name, embeddings=embeddings, hypernyms=hypernyms, **kept)
 
     def with_embeddings(
         self,

@@ -46,8 +46,12 @@ def spoken_names(name: str, synonyms: Sequence[str] = (), parentheses: Parenthes
     Returns:
         The first is ``spoken(name)``; equal ones (case aside) are listed once.
     """
-    said = [spoken(part, parentheses) for part in (name, *_split_names(name)[1:], *synonyms) if part.strip()]
-    return list({normalize(text): text for text in reversed(said)}.values())[::-1]
+    said: dict[str, str] = {}
+    for part in (name, *_split_names(name)[1:], *synonyms):
+        if part.strip():
+            text = spoken(part, parentheses)
+            said.setdefault(normalize(text), text)
+    return list(said.values())
 
 
 def _split_names(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ def test_subset_takes_everything_along():
     [
         ({"names": ()}, "no words"),
         ({"names": ("a", "b", "a")}, "same name twice: a"),
+        ({"names": ("a", "", "c", " _ ")}, "word 2, 4 of 4 is empty"),
+        (
+            {"names": ("Trash_Can", "b", "trash can")},
+            "differ only in case.*: Trash_Can = trash can",
+        ),
+        ({"names": ("caf\u00e9", "cafe\u0301")}, "differ only in case"),
+        ({"names": ("a", "b"), "parents": ((), ("B",))}, "'b' is given as its own parent"),
+        ({"names": ("a", "b"), "is_thing": (True,)}, "2 words but 1 values in is_thing"),
         ({"names": ("a", "b"), "ids": (3, 3)}, "same id twice: 3"),
         ({"names": ("a", "b"), "image_count": (1,)}, "2 words but 1 values in image_count"),
         ({"names": ("a", "b"), "embeddings": torch.zeros(3, 4)}, "expected 2 rows"),
@@ -173,3 +182,73 @@ def test_published_clip_rows_fit_the_tables(shared):
     assert all(float(a[i] @ b[j]) > 0.99 for i, j in same)  # the same words in the same encoder: rows are in order
     voc = Vocabulary.from_table("voc").with_embeddings(folder / "coco_clip_a+cname.npy", rows=coco)
     assert torch.equal(voc.embeddings[voc.index("sofa")], coco.embeddings[coco.index("couch")])
+
+
+def test_words_of_any_language_and_emoji(tmp_path):
+    names = ["自転車", "собака", "ÉCHARPE", "🐶", "❤️", "قطة", "Straße", "a/b"]
+    (tmp_path / "w.txt").write_text("\n".join(names), encoding="utf-8")
+    words = Vocabulary.from_file(tmp_path / "w.txt")
+    assert words.names == tuple(names)
+    for asked, index in (("Собака", 1), ("e\u0301charpe", 2), ("❤", 4), ("STRASSE", 6), ("自転車", 0), ("قطة", 5)):
+        assert words.index(asked) == index
+    with pytest.raises(KeyError, match=r"no word '🐱'"):
+        words.index("🐱")
+
+
+def test_twenty_thousand_words_are_quick():
+    names = [f"thing number {i}" for i in range(20_000)]
+    start = time.perf_counter()
+    words = Vocabulary.from_names(names)
+    words = words.with_embeddings(torch.ones(20_000, 2))
+    assert [words.index(name.upper()) for name in names] == list(range(20_000))
+    part = words.subset(names[::-1])
+    assert part.names[0] == names[-1]
+    assert len(words.with_embeddings(torch.ones(20_000, 2), rows=part).names) == 20_000
+    with pytest.raises(ValueError, match=r"20000 of 20000 words have no row"):
+        Vocabulary.from_names([f"x{i}" for i in range(20_000)]).with_embeddings(torch.ones(1, 2), rows=["zzz"])
+    with pytest.raises(ValueError, match=r"same name twice"):
+        Vocabulary.from_names([*names, *names])
+    assert time.perf_counter() - start < 5  # 0.3 s on the reference machine; quadratic look-ups take a minute
+
+
+def test_ancestors_go_through_words_and_hypernyms():
+    words = Vocabulary(
+        name="w",
+        names=("Animal", "house_cat", "big cat", "rock"),
+        parents=((), ("feline", "pet"), ("Feline",), ()),
+        hypernyms={"Feline": ("carnivore",), "carnivore": ("animal",), "pet": ("ANIMAL", "companion")},
+    )
+    assert words.ancestors("house cat") == ("feline", "pet", "carnivore", "Animal", "companion")
+    assert words.ancestors("Big_Cat") == ("Feline", "carnivore", "Animal")
+    assert words.ancestors("rock") == words.ancestors("animal") == ()
+    part = words.subset(["big cat"])
+    assert part.ancestors("big cat") == ("Feline", "carnivore", "animal")  # animal is no word here: as it is written
+    ring = Vocabulary(name="r", names=("a", "b", "c"), parents=(("b",), ("c",), ("a",)))
+    assert ring.ancestors("a") == ("b", "c")  # a circle ends, and a word is not above itself
+    with pytest.raises(KeyError, match=r"no word 'dog'"):
+        words.ancestors("dog")
+
+
+def test_parents_in_the_vocabulary_are_followed():
+    words = Vocabulary(name="w", names=("cat", "pet", "animal"), parents=(("Pet",), ("animal",), ()))
+    assert words.ancestors("cat") == ("pet", "animal")
+
+
+def test_spellings_of_the_files_are_found_but_are_not_names():
+    words = Vocabulary(name="w", names=("tree", "bush"), spellings=(("tree-merged", "arbor"), ("TREE", "shrub")))
+    assert words.index("Tree-Merged") == 0 and words.index("shrub") == 1
+    assert words.index("tree") == 0  # a name goes before another word's spelling
+    rows = Vocabulary.from_names(["arbor", "shrub"])
+    found = words.with_embeddings(torch.eye(2), rows=rows)
+    assert torch.equal(found.embeddings, torch.eye(2))
+    assert torch.equal(rows.with_embeddings(torch.eye(2).flip(0), rows=words).embeddings, torch.eye(2).flip(0))
+
+
+def test_subset_keeps_the_new_fields():
+    words = Vocabulary.from_table("coco_panoptic_133").subset(["sky", "cat"])
+    assert words.is_thing == (False, True) and words.spellings[0] == ("sky-other-merged",)
+    assert words.ancestors("cat") == ("mammal", "animal") and words.keys is None
+    few = Vocabulary.from_table("openimages_601").subset(
+        ["Cat", "Animal"]
+    )  # carnivore and mammal are no words any more
+    assert few.ancestors("cat") == ("Carnivore", "Mammal", "Animal")

@@ -15,22 +15,22 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from mvseg.data.catalog import get_records, release_records
+from mvseg.data.catalog import get_card, release_records
 from mvseg.data.mappers import MultiDatasetMapper
 from mvseg.data.mixing import Draw, MixEntry, MixtureSampler, image_shares, mix_bits, mixture_from_config
 from mvseg.data.mixture_report import MixtureReport, forecast
 from mvseg.data.reading import BadImage, BadImages, ImageReadError, list_files
+from mvseg.data.records import Record, load_records, usable_records
 from mvseg.data.streams import ClassAwareStream, ClassCounts, ImageStream, RepeatFactorStream, ShuffledStream
 from mvseg.data.streams import repeat_factors as compute_repeat_factors
-from mvseg.vocabulary import did_you_mean
+from mvseg.data.supervision import lists_classes
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]
 Sample = dict[str, Any]
 Mapper = Callable[[Record], Sample | None]
 
@@ -221,48 +221,6 @@ class TrainLoader:
         self._turn += 1
 
 
-def load_records(name: str) -> list[Record]:
-    """Load a dataset from the catalog.
-
-    Args:
-        name: dataset name.
-
-    Returns:
-        Its records, each with ``dataset`` and ``supervision``. A dataset without a card, and without ``supervision`` in
-        its metadata, has "masks" if an annotation has a segmentation, else "boxes".
-
-    Raises:
-        KeyError: if the catalog has no such dataset; the message lists the nearest names.
-        ValueError: if the dataset has no images.
-    """
-    if name not in DatasetCatalog:
-        raise KeyError(f"dataset {name!r} is not registered{did_you_mean(name, DatasetCatalog.list())}")
-    records = get_records(name)
-    if not records:
-        raise ValueError(f"dataset {name!r} has no images")
-    if MetadataCatalog.get(name).get("supervision") is None:
-        with_masks = any(a.get("segmentation") for record in records for a in record.get("annotations", ()))
-        records = [{**record, "supervision": "masks" if with_masks else "boxes"} for record in records]
-    return records
-
-
-def without_empty(records: Sequence[Record]) -> list[Record]:
-    """Leave out images without an annotated object; image-level kinds of supervision are not touched.
-
-    Args:
-        records: records of one dataset.
-
-    Returns:
-        Those with at least one annotation that is no crowd, or whose supervision has no objects.
-    """
-    return [
-        record
-        for record in records
-        if record.get("supervision") not in ("boxes", "masks")
-        or any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
-    ]
-
-
 def build_stream(
     entry: MixEntry, counts: ClassCounts, repeat_threshold: float, repeat_sqrt: bool = True
 ) -> ImageStream:
@@ -276,39 +234,21 @@ def build_stream(
 
     Returns:
         The order that ``entry.sampler`` names.
+
+    Raises:
+        ValueError: if it goes by classes, and the records do not say which classes their images show.
     """
+    if entry.sampler != "uniform" and not len(counts.images):
+        raise ValueError(
+            f"DATASETS.MIX, dataset {entry.name!r}: sampler {entry.sampler} goes by the classes of the images, which "
+            f"its {counts.num_images} records do not say; use sampler: uniform"
+        )
     if entry.sampler == "repeat_factor":
         threshold = entry.repeat_threshold or repeat_threshold or LVIS_REPEAT_THRESHOLD
         return RepeatFactorStream(entry.name, compute_repeat_factors(counts, threshold, repeat_sqrt))
     if entry.sampler == "class_aware":
         return ClassAwareStream(entry.name, counts)
     return ShuffledStream(entry.name, counts.num_images)
-
-
-def usable_records(name: str, filter_empty: bool) -> tuple[list[Record], int]:
-    """Load a training set, and leave out its images without objects if asked.
-
-    Args:
-        name: dataset name.
-        filter_empty: whether images without an annotated object are left out.
-
-    Returns:
-        The records, and the number of images left out.
-
-    Raises:
-        ValueError: if no image is left.
-    """
-    loaded = load_records(name)
-    usable = without_empty(loaded) if filter_empty else loaded
-    if not usable:
-        raise ValueError(
-            f"dataset {name!r}: none of its {len(loaded)} images has an annotated object; correct the annotations, "
-            "or set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without objects"
-        )
-    left_out = len(loaded) - len(usable)
-    if left_out:
-        logger.info("dataset %r: left out %d of %d images without objects", name, left_out, len(loaded))
-    return usable, left_out
 
 
 def build_train_loader(cfg: CfgNode, *, mapper: Mapper | None = None) -> TrainLoader:
@@ -324,7 +264,7 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper | None = None) -> TrainLo
     entries = mixture_from_config(cfg)
     loaded = [usable_records(entry.name, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS) for entry in entries]
     records = [usable for usable, _ in loaded]
-    names = [list(MetadataCatalog.get(entry.name).get("thing_classes", [])) for entry in entries]
+    names = [_counted_classes(entry.name) for entry in entries]
     counts = [ClassCounts.from_records(r, len(n)) for r, n in zip(records, names, strict=True)]
     streams = [
         build_stream(entry, count, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT)
@@ -360,6 +300,13 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper | None = None) -> TrainLo
             grouping=cfg.DATALOADER.GROUPING,
         ),
     )
+
+
+def _counted_classes(name: str) -> list[str]:
+    """Words of a dataset; none where its records do not say what their images show."""
+    if not lists_classes(get_card(name).supervision):
+        return []
+    return list(MetadataCatalog.get(name).get("thing_classes", []))
 
 
 def _landscape(records: Sequence[Record]) -> np.ndarray:

@@ -22,6 +22,7 @@ from mvseg.data.augmentation import (
 from mvseg.data.mixing import MixEntry, mixture_from_config
 from mvseg.data.polygons import transform_polygons
 from mvseg.data.reading import check_image_size, read_image
+from mvseg.data.targets import add_targets, drop_answers
 from mvseg.vocabulary import did_you_mean
 
 MASK_FORMATS = ("polygon", "bitmask")
@@ -33,7 +34,7 @@ class MultiDatasetMapper:
     The result holds the record's own fields except the annotations, and: ``image``, uint8 ``(3, H, W)``; in training
     ``instances`` with ``gt_boxes`` (N, 4) in pixels of the augmented image, ``gt_classes`` (N,) in the dataset's own
     vocabulary, and ``gt_masks`` (N,) where the supervision is "masks". ``height`` and ``width`` stay those of the file.
-    Crowd annotations are left out.
+    Crowd annotations are left out. What other kinds of supervision become: :func:`mvseg.data.targets.add_targets`.
 
     Args:
         is_train: whether annotations are mapped; False drops them.
@@ -123,9 +124,14 @@ class MultiDatasetMapper:
         transforms = augmentation(aug_input)
         image = aug_input.image
         record["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if not self.is_train:
+            drop_answers(record)
+            return record
+        size = (image.shape[0], image.shape[1])
         annotations = record.pop("annotations", None)
-        if self.is_train and annotations is not None:
-            record["instances"] = self._instances(record, annotations, transforms, (image.shape[0], image.shape[1]))
+        if annotations is not None:
+            record["instances"] = self._instances(record, annotations, transforms, size)
+        add_targets(record, transforms, size)
         return record
 
     def _instances(

@@ -92,6 +92,8 @@ def _sums(counts: ClassCounts, values: FloatArray) -> FloatArray:
 
 
 def _classes(dataset: DatasetForecast, max_classes: int) -> list[str]:
+    if not dataset.class_names:  # sentences have none, and label maps are not opened to count them
+        return []
     order = np.argsort(-dataset.class_images, kind="stable")
     order = order[[dataset.class_names[i] not in dataset.unseen_classes for i in order]] if len(order) else order
     lines = [f"Classes of {dataset.name}: expected drawn images and objects per epoch"]

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mvseg.data.supervision import classes_of
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,21 +41,21 @@ class ClassCounts:
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]], num_classes: int = 0) -> ClassCounts:
-        """Count the annotated objects of Detectron2 records; crowd annotations do not count.
+        """Count the annotated objects, tags and segments of records; crowd annotations do not count.
 
         Args:
-            records: dataset records with ``annotations``, each with ``category_id`` in the own vocabulary.
+            records: dataset records whose classes are those of the own vocabulary.
             num_classes: size of the vocabulary; a larger class index in the records enlarges it.
 
         Returns:
             The counts.
         """
-        images, classes = [], []
+        images: list[int] = []
+        classes: list[int] = []
         for index, record in enumerate(records):
-            for annotation in record.get("annotations", ()):
-                if not annotation.get("iscrowd", 0):
-                    images.append(index)
-                    classes.append(annotation["category_id"])
+            found = classes_of(record)
+            images += [index] * len(found)
+            classes += found
         num_classes = max(num_classes, max(classes, default=-1) + 1)
         pairs = np.asarray(images, dtype=np.int64) * max(num_classes, 1) + np.asarray(classes, dtype=np.int64)
         pairs, instances = np.unique(pairs, return_counts=True)

@@ -65,8 +65,10 @@ def save_embeddings(
         if path.suffix == ".npy":
             np.save(temporary, table.numpy())
         elif path.suffix == ".npz":
-            extra = {} if made is None else {_KEY: np.array(made)}
-            np.savez(temporary, embeddings=table.numpy(), names=np.array(list(names)), **extra)
+            arrays: dict[str, Any] = {"embeddings": table.numpy(), "names": np.array(list(names))}
+            if made is not None:
+                arrays[_KEY] = np.array(made)
+            np.savez(temporary, **arrays)
         else:
             from safetensors.torch import save_file
 

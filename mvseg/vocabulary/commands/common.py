@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..encoders import CachedTextEncoder, TextEncoder, build_text_encoder, cache_folder
+from ..encoders import TextEncoder, build_text_encoder, cache_folder
 from ..encoders.base import batches
 from ..encoders.build import FORMS
 from ..prompts import PROMPTS, PromptSet, get_prompts
@@ -21,7 +21,7 @@ from ..vocabulary import Vocabulary
 
 WORD_FILES = (".txt", ".tsv", ".json", ".yaml", ".yml")
 WORDS_HELP = "built-in table, file of names (.txt, .tsv, .json, .yaml), or words separated by commas"
-STEP = 512  # sentences between two lines of progress
+STEP = 2048  # sentences between two lines of progress
 
 
 def read_words(text: str) -> Vocabulary:
@@ -102,10 +102,8 @@ def make_encoder(args: argparse.Namespace) -> TextEncoder:
     Returns:
         The encoder, with a cache if one is wanted.
     """
-    encoder = ReportingEncoder(build_text_encoder(args.encoder, args.device))
-    if args.no_cache or args.encoder.startswith("table:"):
-        return encoder
-    return CachedTextEncoder(encoder, args.cache or cache_folder())
+    cache = None if args.no_cache else args.cache or cache_folder()
+    return ReportingEncoder(build_text_encoder(args.encoder, args.device, cache))
 
 
 class ReportingEncoder:
@@ -119,7 +117,6 @@ class ReportingEncoder:
     def __init__(self, encoder: TextEncoder, patience: float = 2.0) -> None:
         self.encoder = encoder
         self._patience = patience
-        self.done = 0
 
     @property
     def fingerprint(self) -> str:
@@ -139,11 +136,11 @@ class ReportingEncoder:
         Returns:
             Embeddings (n, D), float32, on the CPU.
         """
-        rows, left, since = [], len(texts), time.monotonic()
+        rows, done, since = [], 0, time.monotonic()
         for batch in batches(texts, STEP):
             rows.append(self.encoder.encode(batch))
-            self.done, left = self.done + len(batch), left - len(batch)
-            if left and time.monotonic() - since > self._patience:
-                print(f"{self.done:,} sentences embedded, at least {left:,} to go", file=sys.stderr, flush=True)
+            done += len(batch)
+            if done < len(texts) and time.monotonic() - since > self._patience:
+                print(f"{done:,} of {len(texts):,} sentences embedded", file=sys.stderr, flush=True)
                 since = time.monotonic()
         return torch.cat(rows)

@@ -75,14 +75,24 @@ def batches(items: Sequence[Item], size: int, what: str = "sentence") -> Iterato
 
     Yields:
         The batches.
+    """
+    check_items(items, what)
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def check_items(items: Sequence[Any], what: str = "sentence") -> None:
+    """Check that there is something to encode.
+
+    Args:
+        items: the list.
+        what: what an item is called in the error.
 
     Raises:
         ValueError: if the list is empty or a text.
     """
     if isinstance(items, str) or not len(items):
         raise ValueError(f"encode needs a list of at least one {what}, got {items!r}")
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
 
 
 def require(module: str, package: str, who: str) -> None:

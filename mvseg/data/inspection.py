@@ -18,6 +18,7 @@ from mvseg.vocabulary.suggestions import normalize
 
 from .card import DatasetCard
 from .checks import LoadReport, Problem, collected_problems
+from .label_maps import LabelMapError, check_label_maps
 from .reading import ImageReadError, ImageSizeError, check_image_size, read_image
 from .sources import find_source
 from .supervision import is_empty
@@ -31,6 +32,7 @@ KINDS = {
     "unknown_category": "unknown categories",
     "bad_box": "boxes that are no boxes",
     "bad_segmentation": "broken segmentations",
+    "label_map": "label maps that do not fit",
     "duplicate_id": "duplicate ids",
     "embeddings": "text embeddings that do not fit",
     "duplicate_file": "image files listed more than once",
@@ -44,6 +46,7 @@ KINDS = {
     "bad_polygons": "polygons with fewer than 3 points (dropped)",
     "no_mask": "instances left without a mask (dropped)",
 }
+FILE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
 
 
 @dataclass
@@ -169,23 +172,21 @@ def _check_files(card: DatasetCard, records: Sequence[dict[str, Any]], threads: 
 
 
 def _open(card: DatasetCard, record: dict[str, Any]) -> tuple[list[Problem], str]:
+    """Read the image and the label map of a record; gives the problems and a digest of the image file."""
     where = f"{card.where}: image {record['image_id']}"
-    problems = []
+    missing = [path for key in FILE_KEYS if (path := record.get(key)) and not Path(path).is_file()]
+    problems = [Problem("missing_file", f"{where}: {path} does not exist", True) for path in missing]
     digest = ""
-    for key in ("file_name", "sem_seg_file_name", "pan_seg_file_name"):
-        path = record.get(key)
-        if not path:
-            continue
-        if not Path(path).is_file():
-            problems.append(Problem("missing_file", f"{where}: {path} does not exist", True))
-            continue
-        try:
-            pixels = read_image(str(path), "L" if key == "sem_seg_file_name" else "RGB")
-            check_image_size({**record, "file_name": path}, pixels)
-        except ImageReadError as error:
-            problems.append(Problem("unreadable", f"{where}: {error}", True))
-        except ImageSizeError as error:
-            problems.append(Problem("wrong_size", str(error), True))
-        if key == "file_name":
-            digest = hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+    try:
+        if record["file_name"] not in missing:
+            check_image_size(record, read_image(str(record["file_name"]), "RGB"))
+            digest = hashlib.sha1(Path(record["file_name"]).read_bytes(), usedforsecurity=False).hexdigest()
+        if not missing:
+            check_label_maps(record)
+    except ImageReadError as error:
+        problems.append(Problem("unreadable", f"{where}: {error}", True))
+    except ImageSizeError as error:
+        problems.append(Problem("wrong_size", str(error), True))
+    except LabelMapError as error:
+        problems.append(Problem("label_map", str(error), True))
     return problems, digest

@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from mvseg.data.reading import read_image
+from mvseg.data.label_maps import read_semantic
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -201,8 +201,7 @@ class _Counter:
         """Count the classes of semantic maps; a region is one object of its class."""
         unlabelled = pixels = 0
         for record in records:
-            # The map keeps its own values; anything that is no class index counts as not labelled.
-            values, counts = np.unique(read_image(str(record["sem_seg_file_name"]), "L"), return_counts=True)
+            values, counts = np.unique(read_semantic(record), return_counts=True)
             inside = values < len(self.class_images)
             self.class_images[values[inside]] += 1
             self.class_objects[values[inside]] += 1

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +19,8 @@ from detectron2.utils import comm
 
 from mvseg.checkpoints import AtomicCheckpointer, atomic_file
 from mvseg.evaluation.run import unwrap
-from mvseg.inference.drawing import captioned, draw_training_input, save_picture, sheet
+from mvseg.inference.drawing import captioned, save_picture, sheet
+from mvseg.inference.ground_truth import draw_sample
 from mvseg.training.ema import ModelEma
 
 logger = logging.getLogger(__name__)
@@ -136,13 +137,17 @@ class TrainingPictures(HookBase):
         for record in self.trainer._trainer.batch if self.waiting else []:
             name = record.get("dataset", self.only)
             if name in self.waiting and len(self.waiting[name]) < self.count:
-                names = MetadataCatalog.get(name).thing_classes
-                picture = draw_training_input(record, names, rgb=self.rgb)
+                picture = draw_sample(record, self._words(name), rgb=self.rgb)
                 title = Path(str(record.get("file_name", record.get("image_id", "")))).name
                 self.waiting[name].append(captioned(picture, title))
         late = self.trainer.iter - self.trainer.start_iter >= self.patience
         for name in [n for n, pictures in self.waiting.items() if late or len(pictures) == self.count]:
             self._write(name)
+
+    @staticmethod
+    def _words(name: str) -> Sequence[str]:
+        metadata = MetadataCatalog.get(name)
+        return metadata.get("thing_classes") or metadata.get("stuff_classes") or ()
 
     def after_train(self) -> None:
         """Write what is left of a short run."""

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from mvseg.config import load_config
 from mvseg.data.catalog import get_card, register_cards
+from mvseg.report.facts import record_session
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if asked != cfg.MODEL.DEVICE:
         logger.warning("MODEL.DEVICE is %s, but torch finds no CUDA device: running on the CPU", asked)
     prepare_datasets(cfg)
+    if comm.is_main_process():
+        record_session(cfg.OUTPUT_DIR)
     return cfg
 
 

@@ -31,6 +31,7 @@ from mvseg.evaluation import (
     write_per_class,
     write_results,
 )
+from mvseg.report import write_report
 from mvseg.training.ema import ModelEma
 from mvseg.training.hooks import BestCheckpoint, EmaHook, EvaluationHook, StopOnSignal, TrainingPictures
 from mvseg.training.optimizer import build_clipping, build_optimizer
@@ -143,7 +144,15 @@ class Trainer(DefaultTrainer):
         report_unreadable(self._trainer.data_loader)
         if comm.is_main_process():
             logger.info("Weights, results, pictures, and curves for tensorboard --logdir: %s", self.cfg.OUTPUT_DIR)
+            if self.cfg.TEST.REPORT:
+                self._write_report()
         return self._results
+
+    def _write_report(self) -> None:
+        try:
+            logger.info("One page about this run: %s", write_report(self.cfg.OUTPUT_DIR))
+        except Exception:  # the weights and results are written; a page about them is no reason to fail
+            logger.exception("no report could be written; python -m mvseg.report %s tries again", self.cfg.OUTPUT_DIR)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build the hooks; a subclass adds its own to this list.

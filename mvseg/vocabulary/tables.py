@@ -33,6 +33,7 @@ _FIELDS = {
 }
 _INTEGERS = {"ids", "image_count", "instance_count"}
 _LISTS = {"synonyms", "spellings", "parents"}
+_WHERE_LEFT_OUT: dict[str, Any] = {"synonyms": (), "spellings": (), "parents": (), "novel": False, "definitions": ""}
 _KINDS = {"thing": True, "stuff": False}
 # Tables whose names an installed package has; nothing is committed for them.
 _AT_RUN_TIME = {"imagenet_1k": imagenet_columns}
@@ -128,10 +129,11 @@ def columns_from_categories(categories: Sequence[Mapping[str, Any]], where: str)
         where: what to call the source in errors.
 
     Returns:
-        Field of Vocabulary to its values. A column that some category lacks is left out.
+        Field of Vocabulary to its values. A category without synonyms, parents, spelling, definition or novel has
+        none of these.
 
     Raises:
-        ValueError: if a category has no name.
+        ValueError: if a category has no name, or only some have an id, a count, a group or a kind.
     """
     for number, category in enumerate(categories):
         if not isinstance(category, Mapping) or not category.get("name"):
@@ -140,9 +142,15 @@ def columns_from_categories(categories: Sequence[Mapping[str, Any]], where: str)
         categories = sorted(categories, key=lambda c: c["id"])
     columns: Columns = {}
     for key, field in _FIELDS.items():
-        values = [category[key] for category in categories if key in category]
-        if len(values) == len(categories) and field not in columns:
-            columns[field] = values
+        lacking = [category["name"] for category in categories if key not in category]
+        if field in columns or len(lacking) == len(categories):
+            continue
+        if lacking and field not in _WHERE_LEFT_OUT:
+            raise ValueError(
+                f"{where}: {len(lacking)} of {len(categories)} categories have no {key!r}, the first is "
+                f"{lacking[0]!r}: give it to all or to none"
+            )
+        columns[field] = [category.get(key, _WHERE_LEFT_OUT.get(field)) for category in categories]
     for field in _LISTS & set(columns):
         columns[field] = [
             [s for s in ([words] if isinstance(words, str) else words) if s != name]

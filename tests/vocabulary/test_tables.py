@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -263,6 +264,10 @@ def test_hypernym_rows_and_kinds_in_a_file_of_the_user(tmp_path):
     words = Vocabulary.from_file(tmp_path / "w.yaml")
     assert words.ancestors("cat") == ("feline", "pet", "animal", "living thing")
     assert words.parents[1] == ("plant",) and words.is_thing == (True, False)
+    mixed = [{"name": "a", "synonyms": ["b"], "novel": True, "def": "x"}, {"name": "c", "parents": "d"}]
+    words = Vocabulary.from_categories(mixed, "mixed")
+    assert words.synonyms == (("b",), ()) and words.parents == ((), ("d",)) and words.novel == (True, False)
+    assert words.definitions == ("x", "")
     assert Vocabulary.from_categories([{"id": 1, "name": "sky", "isthing": 0}], "p").is_thing == (False,)
 
 
@@ -272,9 +277,16 @@ def test_hypernym_rows_and_kinds_in_a_file_of_the_user(tmp_path):
         ("w.tsv", "name\tkind\ncat\tanimal\n", "row 1: 'animal' is no kind of class: write thing or stuff"),
         ("w.yaml", "hypernyms: [a]\nnames: [cat]\n", "hypernyms is a mapping"),
         ("w.json", '[{"name": "cat", "isthing": 3}]', "3 is no kind of class"),
+        ("w.json", '[{"name": "a", "id": 7}, {"name": "b"}]', "1 of 2 categories have no 'id', the first is 'b'"),
     ],
 )
 def test_wrong_kinds_and_hypernyms(tmp_path, file, text, message):
     (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / file)
+
+
+def test_the_page_lists_every_table_with_its_size():
+    page = (Path(__file__).resolve().parents[2] / "docs/vocabularies.md").read_text(encoding="utf-8")
+    listed = {name: int(size) for name, size in re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.M)}
+    assert listed == SIZES

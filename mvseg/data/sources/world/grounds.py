@@ -99,7 +99,7 @@ def _snow(chance: Chance, h: int, w: int) -> Array:
 
 def _gravel(chance: Chance, h: int, w: int) -> Array:
     stones = chance.noise(h, w, h // 5, w // 5)
-    return np.where(stones > 128, stones, stones // 2).astype(np.uint8)
+    return np.where(stones > 128, stones, stones // 2 + 40).astype(np.uint8)
 
 
 def _road(chance: Chance, h: int, w: int) -> Array:
@@ -146,7 +146,7 @@ GROUND_TABLE: tuple[Ground, ...] = (
     Ground("snow", (), ("natural ground",), "Frozen water that covers the land in winter.", "below",
            ((196, 208, 222), (224, 232, 240), (246, 249, 252)), _snow),
     Ground("gravel", ("pebbles",), ("natural ground",), "A layer of small stones.", "below",
-           ((82, 78, 76), (124, 120, 114), (182, 176, 166)), _gravel),
+           ((98, 94, 92), (128, 124, 118), (168, 162, 152)), _gravel),
     Ground("road", ("asphalt", "street"), ("paved ground",), "A dark paved way for vehicles.", "below",
            ((56, 58, 64), (78, 80, 86), (104, 106, 110)), _road),
     Ground("wooden floor", ("floorboards",), ("floor",), "A floor of long boards.", "below",
@@ -169,7 +169,7 @@ def draw_ground(chance: Chance, size: int, sketch: bool) -> tuple[Array, Array]:
         sketch: whether it is drawn pale as on paper.
 
     Returns:
-        The picture (size, size, 3), uint8 RGB, and the index into ``GROUNDS`` of each pixel (size, size), uint8.
+        The picture (3, size, size), uint8 RGB, and the index into ``GROUNDS`` of each pixel (size, size), uint8.
     """
     above = [number for number, ground in enumerate(GROUND_TABLE) if ground.place == "above"]
     below = chance.shuffled([number for number, ground in enumerate(GROUND_TABLE) if ground.place == "below"])
@@ -188,7 +188,7 @@ def draw_ground(chance: Chance, size: int, sketch: bool) -> tuple[Array, Array]:
 
 
 def _fill(chance: Chance, number: int, height: int, width: int, sketch: bool) -> Array:
-    """Draw one ground, (height, width, 3) uint8 RGB."""
+    """Draw one ground, (3, height, width) uint8 RGB."""
     ground = GROUND_TABLE[number]
     light = chance.between(-12, 12)
     stops = np.array(ground.colors) + light + [chance.between(-7, 7) for _ in range(3)]
@@ -197,7 +197,8 @@ def _fill(chance: Chance, number: int, height: int, width: int, sketch: bool) ->
     steps = np.arange(256)[:, None]
     lower, upper = stops[0] * (128 - steps) + stops[1] * steps, stops[1] * (256 - steps) + stops[2] * (steps - 128)
     table = np.clip(np.where(steps < 128, lower, upper) >> 7, 0, 255).astype(np.uint8)
-    return table[ground.pattern(chance, height, width)]
+    pattern = ground.pattern(chance, height, width)
+    return np.stack([cv2.LUT(pattern, np.ascontiguousarray(table[:, plane])) for plane in range(3)])
 
 
 def _lay(chance: Chance, picture: Array, index: Array, number: int, loop: Array, sketch: bool) -> None:
@@ -206,10 +207,11 @@ def _lay(chance: Chance, picture: Array, index: Array, number: int, loop: Array,
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [loop - (left, top)], 255)
     inside = (slice(max(top, 0), top + height), slice(max(left, 0), left + width))
-    region = picture[inside]
+    region = index[inside]
     mask = mask[max(-top, 0) :, max(-left, 0) :][: region.shape[0], : region.shape[1]]
-    cv2.copyTo(_fill(chance, number, *mask.shape, sketch), mask, region)
-    index[inside][mask > 0] = number
+    region[mask > 0] = number
+    for plane, filled in zip(picture, _fill(chance, number, *mask.shape, sketch), strict=True):
+        cv2.copyTo(filled, mask, plane[inside])
 
 
 def _horizon(chance: Chance, height: int, size: int, above: str) -> Array:

@@ -16,6 +16,7 @@ The board is painted once on a fine grid and its contours are followed, so that 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -102,15 +103,14 @@ def _parts(operation: str, words: Sequence[str], halves: bool) -> list[list[Arra
     if operation == "o":
         return [[_ellipse(v[0], v[1], v[2], v[3] if len(v) > 3 else v[2])]]
     if operation == "b":
-        return [[np.array([[v[0], v[1]], [v[2], v[1]], [v[2], v[3]], [v[0], v[3]]])]]
+        return [[_box(*v)]]
     if operation == "r":
         x0, y0, x1, y1, radius = v
         corners = [(x0 + radius, y0 + radius), (x1 - radius, y0 + radius)]
         corners += [(x1 - radius, y1 - radius), (x0 + radius, y1 - radius)]
         discs = [[_ellipse(x, y, radius, radius)] for x, y in corners]
-        return [*discs, *_parts("b", [str(t) for t in (x0, y0 + radius, x1, y1 - radius)], False)] + _parts(
-            "b", [str(t) for t in (x0 + radius, y0, x1 - radius, y1)], False
-        )
+        across, down = (x0, y0 + radius, x1, y1 - radius), (x0 + radius, y0, x1 - radius, y1)
+        return [*discs, [_box(*across)], [_box(*down)]]
     if operation == "n":
         x, y, radius, corners, inner = v
         count = int(corners) * (2 if inner else 1)
@@ -126,6 +126,10 @@ def _parts(operation: str, words: Sequence[str], halves: bool) -> list[list[Arra
     return [[_smooth(points, closed=True) if operation == "s" else points]]
 
 
+def _box(x0: float, y0: float, x1: float, y1: float) -> Array:
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+
 def _ellipse(x: float, y: float, rx: float, ry: float) -> Array:
     angles = [2 * math.pi * k / 64 for k in range(64)]
     return np.array([(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles])
@@ -134,7 +138,7 @@ def _ellipse(x: float, y: float, rx: float, ry: float) -> Array:
 def _line(points: Array, width: float) -> list[list[Array]]:
     """Thick line with round ends and joints."""
     parts = [[_ellipse(x, y, width / 2, width / 2)] for x, y in points]
-    for a, b in zip(points[:-1], points[1:], strict=True):
+    for a, b in itertools.pairwise(points):
         length = math.hypot(*(b - a))
         if length:
             side = np.array([a[1] - b[1], b[0] - a[0]]) * (width / 2 / length)
@@ -167,7 +171,6 @@ def _font() -> Any:
     from matplotlib.ft2font import FT2Font
 
     font = FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"))
-    font.set_size(1000, 72)
     return font
 
 
@@ -179,7 +182,7 @@ def _glyph(code: str, centre: tuple[float, float], height: float) -> list[Array]
     font, character = _font(), int(code.removeprefix("U+"), 16)
     if character not in font.get_charmap():
         raise ValueError(f"outline: the font has no glyph {code}")
-    font.load_char(character, flags=LoadFlags.NO_HINTING)
+    font.load_char(character, flags=LoadFlags.NO_SCALE)
     vertices, codes = font.get_path()
     loops: list[Array] = []
     pen: list[Array] = []
@@ -205,7 +208,8 @@ def _glyph(code: str, centre: tuple[float, float], height: float) -> list[Array]
 
 
 def _to_board(loop: Array) -> Array:
-    return np.floor(loop * _SCALE + _BOARD // 2 + 0.5).astype(np.int32)
+    # A little more than one half: what lies halfway between two pixels is rounded alike with every math library.
+    return np.floor(loop * _SCALE + _BOARD // 2 + 0.5001).astype(np.int32)
 
 
 def _follow(body: Array, ink: Array) -> Outline:

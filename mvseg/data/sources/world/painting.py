@@ -26,15 +26,18 @@ COLORS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "purple": ((92, 28, 140), (142, 64, 190)),
     "pink": ((244, 120, 172), (255, 164, 204)),
     "brown": ((92, 52, 22), (126, 76, 38)),
-    "black": ((10, 10, 14), (38, 38, 44)),
+    "black": ((18, 18, 22), (38, 38, 44)),
     "white": ((238, 238, 236), (254, 254, 252)),
     "gray": ((116, 116, 118), (146, 146, 150)),
 }
 PEN_COLORS = ("red", "green", "blue", "purple", "brown", "black")  # colours that show on paper
 
+_PAPER = np.array([252, 251, 247])
+
 FINE = 4  # masks are filled on a grid this many times finer, then averaged: anti-aliased, the same everywhere
 FULL = 16  # value of a filled fine pixel; the mean over 16 of them is a whole number, so nothing is rounded
-_NEAR = 150  # a thing's colour differs from its ground by at least this much, summed over R, G and B
+_NEAR = 190  # a thing's colour differs from its ground by at least this much, summed over R, G and B
+_CROSS = np.ones((3, 3), np.uint8)
 
 
 def coverage(fine: Array) -> Array:
@@ -46,7 +49,9 @@ def coverage(fine: Array) -> Array:
     Returns:
         (H, W) uint8, 0 to 16.
     """
-    return cv2.resize(fine, (fine.shape[1] // FINE, fine.shape[0] // FINE), interpolation=cv2.INTER_AREA)
+    h, w = fine.shape
+    half = cv2.resize(fine, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(half, (w // 4, h // 4), interpolation=cv2.INTER_AREA)
 
 
 def choose_color(chance: Chance, ground: Array, names: Sequence[str]) -> tuple[str, Array]:
@@ -54,13 +59,13 @@ def choose_color(chance: Chance, ground: Array, names: Sequence[str]) -> tuple[s
 
     Args:
         chance: source of all that is random.
-        ground: (h, w, 3) uint8 RGB, the picture where the thing will be.
+        ground: (3, h, w) uint8 RGB, the picture where the thing will be.
         names: words of ``COLORS`` to choose from.
 
     Returns:
         The colour word, and an RGB value of its range (3,), int.
     """
-    under = ground[::4, ::4].reshape(-1, 3).sum(0, dtype=np.int64) // max(1, ground[::4, ::4].size // 3)
+    under = ground[:, ::4, ::4].mean((1, 2), dtype=np.float64).astype(np.int64)
     best: tuple[int, str, Array] | None = None
     for name in chance.shuffled(names):
         low, high = COLORS[name]
@@ -79,12 +84,28 @@ def blend(region: Array, color: Array, cover: Array) -> None:
     """Lay a colour over a region, in place.
 
     Args:
-        region: (h, w, 3) uint8 view of the picture.
-        color: (h, w, 3) or (3,), 0 to 255.
+        region: (3, h, w) uint8 view of the picture.
+        color: (3, h, w) or (3, 1, 1), uint16, 0 to 255.
         cover: (h, w) uint8, 0 to 16 sixteenths.
     """
-    share = cover.astype(np.uint16)[:, :, None]
-    region[:] = (region * (16 - share) + color.astype(np.uint16) * share + 8) >> 4
+    share = cover.astype(np.uint16)
+    mixed = region * (16 - share)
+    mixed += color * share
+    mixed += 8
+    mixed >>= 4
+    region[:] = mixed
+
+
+def flat(color: Array) -> Array:
+    """Shape a colour for ``blend``.
+
+    Args:
+        color: RGB (3,).
+
+    Returns:
+        (3, 1, 1) uint16.
+    """
+    return np.asarray(color).astype(np.uint16)[:, None, None]
 
 
 def paint_thing(chance: Chance, picture: Array, corner: tuple[int, int], fine: Array, ink: Array, color: Array) -> None:
@@ -92,7 +113,7 @@ def paint_thing(chance: Chance, picture: Array, corner: tuple[int, int], fine: A
 
     Args:
         chance: source of all that is random.
-        picture: (H, W, 3) uint8 RGB.
+        picture: (3, H, W) uint8 RGB.
         corner: (y, x) of the upper left pixel of the masks.
         fine: (4 * h, 4 * w) uint8, FULL on the silhouette.
         ink: the same for the inner lines, or empty.
@@ -100,21 +121,18 @@ def paint_thing(chance: Chance, picture: Array, corner: tuple[int, int], fine: A
     """
     cover = coverage(fine)
     (y, x), (h, w) = corner, cover.shape
-    shadow = picture[y + 2 : y + 2 + h, x + 2 : x + 2 + w]
-    blend(shadow, np.zeros(3), cover[: shadow.shape[0], : shadow.shape[1]] * 5 >> 4)
-    body = np.clip((color * _shade(chance, h, w)[:, :, None]) >> 8, 0, 255).astype(np.uint8)
-    dark = _dark(color)
-    inner = cv2.erode(cover, np.ones((3, 3), np.uint8))
-    rim = (cover - inner).astype(np.uint8)
-    blend(body, dark, np.minimum(rim * 12 >> 4, 16).astype(np.uint8))
+    shadow = picture[:, y + 2 : y + 2 + h, x + 2 : x + 2 + w]
+    dimmed = 16 - (cover[: shadow.shape[1], : shadow.shape[2]] * 5 >> 4).astype(np.uint16)
+    shadow[:] = shadow * dimmed >> 4
+    # Rims and inner lines are darker than the body, or lighter if that is nearly black.
+    dark = 110 if color.sum() > 150 else 820
+    lines = (cover - cv2.erode(cover, _CROSS)) * 12 >> 4
     if ink.size:
-        blend(body, dark, coverage(ink))
-    blend(picture[y : y + h, x : x + w], body, cover)
-
-
-def _dark(color: Array) -> Array:
-    """Colour of rims and inner lines: darker than the body, or lighter if that is nearly black."""
-    return color * 110 >> 8 if color.sum() > 150 else color + 96
+        lines = np.maximum(lines, coverage(ink))
+    shade = _shade(chance, h, w)
+    shade += (dark - shade) * lines >> 4
+    body = np.minimum(flat(color).astype(np.int32) * shade >> 8, 255).astype(np.uint16)
+    blend(picture[:, y : y + h, x : x + w], body, cover)
 
 
 def _shade(chance: Chance, h: int, w: int) -> Array:
@@ -144,7 +162,7 @@ def sketch_thing(
 
     Args:
         chance: source of all that is random.
-        picture: (H, W, 3) uint8 RGB.
+        picture: (3, H, W) uint8 RGB.
         corner: (y, x) of the upper left pixel of the masks.
         fine: (4 * h, 4 * w) uint8, FULL on the silhouette.
         ink: the same for the inner lines, or empty.
@@ -152,13 +170,13 @@ def sketch_thing(
     """
     cover = coverage(fine)
     (y, x), (h, w) = corner, cover.shape
-    region = picture[y : y + h, x : x + w]
-    blend(region, np.array([252, 251, 247]), cover)  # the paper hides what lies behind
-    rows, columns = np.arange(h * FINE)[:, None], np.arange(w * FINE)[None]
-    a, b = chance.pick(((1, 1), (1, -1), (2, 1), (2, -1)))
-    period = FINE * chance.between(5, 9) * (abs(a) + abs(b)) // 2
-    lines = np.where((rows * a + columns * b) % period < FINE, fine, 0).astype(np.uint8)
-    blend(region, color, coverage(lines) * 10 >> 4)
+    region = picture[:, y : y + h, x : x + w]
+    blend(region, flat(_PAPER), cover)  # the paper hides what lies behind
+    lines = np.zeros_like(fine)
+    slope, gap = chance.pick((h, -h, 2 * h, -2 * h)) * FINE // 2, FINE * chance.between(6, 10)
+    for start in range(-abs(slope), w * FINE + abs(slope), gap):
+        cv2.line(lines, (start, 0), (start + slope, h * FINE), FULL, FINE // 2)
+    blend(region, flat(color), coverage(np.minimum(lines, fine)) * 11 >> 4)
     stroke = np.zeros_like(fine)
     contours, _ = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     for _ in range(2):
@@ -167,6 +185,6 @@ def sketch_thing(
             if len(points) >= 3:
                 wobble = np.array([chance.between(-FINE, FINE) for _ in range(2 * len(points))])
                 cv2.polylines(stroke, [points + wobble.reshape(-1, 2).astype(np.int32)], True, FULL, FINE)
-    blend(region, color, coverage(stroke))
+    blend(region, flat(color), coverage(stroke))
     if ink.size:
-        blend(region, color, coverage(ink))
+        blend(region, flat(color), coverage(ink))

@@ -89,9 +89,10 @@ def _add_classifier_config(cfg: CN) -> None:
     node.PRETRAINED = False  # True downloads timm's weights
     node.NORM = "FrozenBN"  # FrozenBN, BN, SyncBN, GN or "" (as the model has it)
     node.FREEZE_AT = 0
-    # Which columns of the label space an image's annotation speaks about: all, own (its dataset's vocabulary), safe (own,
-    # and for an object what surely is something else), federated (drawn classes), verified (checked classes), hierarchy
-    # (broader words are positive, narrower ignored), group (softmax); several joined by "+". docs/label_spaces.md
+    # Which columns of the label space an image's annotation speaks about: all, own (its dataset's vocabulary), safe
+    # (own, and for an object what surely is something else), federated (drawn classes), verified (checked classes),
+    # hierarchy (broader words are positive, narrower ignored), group (with LOSS softmax: classes that the dataset does
+    # not tell apart are one answer); several joined by "+". See docs/label_spaces.md.
     cfg.MODEL.ANNOTATION_SCOPE = "own"
     cfg.MODEL.SAFE_THRESHOLD = 0.95  # cosine from which another dataset's word may mean the same ("safe", "group")
     node = cfg.MODEL.CLASSIFIER = CN()
@@ -158,7 +159,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
 
     Returns:
         The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS and of a
-        mapping file in DATASETS.LABEL_SPACE that do not exist in the working folder are those beside the config file, or beside one of the folders above it.
+        mapping file in DATASETS.LABEL_SPACE that do not exist in the working folder are those beside the config file,
+        or beside one of the folders above it.
 
     Raises:
         FileNotFoundError: if the file does not exist.

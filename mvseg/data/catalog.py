@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mvseg.vocabulary import LabelSpace, Vocabulary, builtin_tables, did_you_mean
+from mvseg.vocabulary.merging import MAPPING_FILES
 
 from .card import EVALUATORS, DatasetCard, load_card, make_card
 from .checks import LoadReport
@@ -36,7 +37,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 BUILTIN_CARDS = Path(__file__).parent / "cards"
-_LABEL_SPACES = {"concatenate": LabelSpace.concatenate, "merge_names": LabelSpace.merge_names}
+_LABEL_SPACES: dict[str, Callable[[Mapping[str, Vocabulary]], LabelSpace]] = {
+    "concatenate": LabelSpace.concatenate,
+    "merge_names": LabelSpace.merge_names,
+    "merge_similar": LabelSpace.merge_similar,
+}
 
 
 class _Entry:
@@ -314,30 +319,40 @@ def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
 
 def label_space(
     names: Sequence[str],
-    kind: Literal["concatenate", "merge_names"] = "concatenate",
+    kind: str = "concatenate",
     embeddings: bool = True,
     embed: Callable[[Vocabulary], Vocabulary] | None = None,
+    threshold: float = 0.98,
 ) -> LabelSpace:
     """Join the vocabularies of several datasets.
 
     Args:
         names: names of registered datasets.
-        kind: "concatenate": own columns for every vocabulary; "merge_names": equal words share a column.
+        kind: "concatenate": own columns for every vocabulary; "merge_names": equal words share a column;
+            "merge_similar": words with similar text embeddings do; or a file with a mapping by hand
+            (:func:`mvseg.vocabulary.read_mapping`).
         embeddings: attach the text embeddings that the cards name.
         embed: gives embeddings to a vocabulary whose card names none, or None.
+        threshold: smallest cosine of words that share a column, for "merge_similar".
 
     Returns:
         The label space.
 
     Raises:
         KeyError: if a dataset does not exist.
-        ValueError: if the kind does not exist, or the embeddings do not fit together.
+        ValueError: if the kind does not exist, the mapping is wrong, or embeddings are missing or do not fit together.
     """
-    if kind not in _LABEL_SPACES:
-        raise ValueError(f"label space {kind!r}{did_you_mean(kind, _LABEL_SPACES)}")
+    is_file = Path(kind).suffix in MAPPING_FILES
+    if kind not in _LABEL_SPACES and not is_file:
+        hint = did_you_mean(kind, _LABEL_SPACES)
+        raise ValueError(f"label space {kind!r}{hint}; or name a mapping file ({', '.join(MAPPING_FILES)})")
     vocabularies = {name: get_vocabulary(name, embeddings) for name in names}
     if embed is not None and embeddings:
         vocabularies = {name: embed(words) for name, words in vocabularies.items()}
+    if is_file:
+        return LabelSpace.merge_mapping(vocabularies, kind)
+    if kind == "merge_similar":
+        return LabelSpace.merge_similar(vocabularies, threshold)
     return _LABEL_SPACES[kind](vocabularies)
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 
 from mvseg.data.augmentation import RECIPES
 from mvseg.data.streams import ImageStream
+from mvseg.vocabulary.annotation_scopes import scope_names
 from mvseg.vocabulary.suggestions import did_you_mean
 
 SAMPLERS = ("uniform", "repeat_factor", "class_aware")
@@ -42,6 +43,7 @@ class MixEntry:
         loss_weight: factor on all losses of its images.
         repeat_threshold: share of images below which repeat_factor repeats a class; None: DATALOADER.REPEAT_THRESHOLD.
         scale_range: random scale of the crop recipes relative to ``image_size``; None: INPUT.SCALE_RANGE.
+        annotation_scope: what its annotation speaks about; None: MODEL.ANNOTATION_SCOPE.
 
     Raises:
         ValueError: if a value is out of its range or a sampler or recipe does not exist.
@@ -56,6 +58,7 @@ class MixEntry:
     loss_weight: float = 1.0
     repeat_threshold: float | None = None
     scale_range: tuple[float, float] | None = None
+    annotation_scope: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -64,6 +67,8 @@ class MixEntry:
         self._check_number("loss_weight", least=0.0)
         self._check_number("batch_size", optional=True, least=1, whole=True)
         self._check_number("repeat_threshold", optional=True, above=0.0)
+        if self.annotation_scope is not None:
+            scope_names(self.annotation_scope, self._where("annotation_scope"))
         for field, count in (("image_size", (1, 2)), ("scale_range", (2,))):
             self._check_range(field, count, whole=field == "image_size")
         for field, known in (("sampler", SAMPLERS), ("augmentation", tuple(RECIPES))):

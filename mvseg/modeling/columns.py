@@ -8,6 +8,7 @@ from typing import Any
 from mvseg.data.catalog import label_space
 from mvseg.modeling.words import check_encoders, word_embedder
 from mvseg.vocabulary import LabelSpace
+from mvseg.vocabulary.annotation_scopes import scope_names
 
 DEFAULT_NUM_CLASSES = 80  # Detectron2's default of MODEL.ROI_HEADS.NUM_CLASSES: says nothing about the user's intention
 
@@ -18,9 +19,9 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
     """Put the vocabularies of the training datasets side by side.
 
     Args:
-        cfg: the config tree; reads DATASETS.TRAIN (DATASETS.TEST if that is empty), DATASETS.LABEL_SPACE, and
-            MODEL.CLASSIFIER.NAME, TEXT_ENCODER and PROMPTS for whether text embeddings are needed and who makes those
-            that no card names.
+        cfg: the config tree; reads DATASETS.TRAIN (DATASETS.TEST if that is empty), DATASETS.LABEL_SPACE and
+            MERGE_THRESHOLD, MODEL.CLASSIFIER.NAME and MODEL.ANNOTATION_SCOPE for whether text embeddings are needed,
+            and MODEL.CLASSIFIER.TEXT_ENCODER and PROMPTS for who makes those that no card names.
 
     Returns:
         The label space, or None if the config names no dataset.
@@ -32,7 +33,31 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
     embedder = word_embedder(cfg)
     if text:
         check_encoders([*names, *cfg.DATASETS.TEST], embedder)
-    return label_space(names, kind=cfg.DATASETS.LABEL_SPACE, embeddings=text, embed=embedder)
+    by_words = cfg.DATASETS.LABEL_SPACE == "merge_similar" or any("safe" in scope for scope in scopes_of(cfg).values())
+    return label_space(
+        names,
+        kind=cfg.DATASETS.LABEL_SPACE,
+        embeddings=text or by_words,
+        embed=embedder,
+        threshold=cfg.DATASETS.MERGE_THRESHOLD,
+    )
+
+
+def scopes_of(cfg: Any) -> dict[str, tuple[str, ...]]:
+    """Read the annotation scope of every training dataset.
+
+    Args:
+        cfg: the config tree; reads MODEL.ANNOTATION_SCOPE and ``annotation_scope`` in the entries of DATASETS.MIX.
+
+    Returns:
+        Dataset name to the names of its scopes, and under the empty name those of all other datasets.
+    """
+    scopes = {"": scope_names(cfg.MODEL.ANNOTATION_SCOPE)}
+    for entry in cfg.DATASETS.MIX:
+        if entry.get("annotation_scope"):
+            where = f"DATASETS.MIX, dataset {entry['name']!r}: annotation_scope"
+            scopes[entry["name"]] = scope_names(entry["annotation_scope"], where)
+    return scopes
 
 
 def num_label_columns(cfg: Any, space: LabelSpace | None) -> int:

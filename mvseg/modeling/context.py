@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvseg.vocabulary.annotation_scopes import ClassRules
+from mvseg.vocabulary import ClassRules
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Words: vocabularies of datasets, label spaces that join them, and text encoders."""
 
+from .annotation_scopes import AnnotationScopes, ClassRules
 from .encoders import (
     CachedTextEncoder,
     HuggingFaceTextEncoder,
@@ -13,24 +14,36 @@ from .encoders import (
     cache_folder,
 )
 from .label_space import LabelSpace
+from .merging import read_mapping
 from .prompts import PROMPTS, PromptSet, embed_vocabulary, embed_words, get_prompts, spoken
+from .relations import Alias
+from .scope_registry import ImageFacts, Scope, ScopeSettings, build_scope, register_scope
+from .similarity import SimilarityRange
 from .suggestions import did_you_mean, nearest_names
 from .tables import builtin_tables, read_table
 from .vocabulary import Vocabulary
 
 __all__ = [
     "PROMPTS",
+    "Alias",
+    "AnnotationScopes",
     "CachedTextEncoder",
+    "ClassRules",
     "HuggingFaceTextEncoder",
     "ImageEncoder",
+    "ImageFacts",
     "LabelSpace",
     "OpenClipImageEncoder",
     "OpenClipTextEncoder",
     "PromptSet",
+    "Scope",
+    "ScopeSettings",
+    "SimilarityRange",
     "TableTextEncoder",
     "TextEncoder",
     "Vocabulary",
     "build_image_encoder",
+    "build_scope",
     "build_text_encoder",
     "builtin_tables",
     "cache_folder",
@@ -39,6 +52,8 @@ __all__ = [
     "embed_words",
     "get_prompts",
     "nearest_names",
+    "read_mapping",
     "read_table",
+    "register_scope",
     "spoken",
 ]

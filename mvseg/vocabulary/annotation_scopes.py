@@ -10,15 +10,17 @@ from torch import Tensor
 
 from . import scopes  # noqa: F401  (registers the scopes)
 from .label_space import LabelSpace
-from .scope_registry import ImageFacts, Scope, ScopeSettings, build_scope
+from .scope_registry import ImageFacts, Scope, ScopeSettings, build_scope, scope_names
+
+__all__ = ["AnnotationScopes", "BatchScope", "ClassRules", "scope_names"]
 
 
 @dataclass(frozen=True)
 class ClassRules:
     """What the class of a region says beyond its own column, as tables of T rules; the last rule says nothing.
 
-    The rule of a region of class c is row ``first + c``, where ``first`` belongs to the region's image; the last row where
-    the region is background or ``first`` is negative.
+    The rule of a region of class c is row ``first + c``, where ``first`` belongs to the region's image; the last row
+    where the region is background or ``first`` is negative.
 
     Args:
         positive: (T, n) bool, further positive columns, or None.

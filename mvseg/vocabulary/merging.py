@@ -1,4 +1,4 @@
-"""Which words of several vocabularies share a column: by a hand-written mapping, or by the similarity of their texts."""
+"""Which words of several vocabularies share a column: by a mapping by hand, or by the similarity of their texts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def read_mapping(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
     """Read a hand-written mapping between the words of several datasets.
 
     Args:
-        path: ``.csv`` or ``.tsv``: a header row, in the first column the unified word, then one column for each dataset or
-            vocabulary, named so; a cell holds the dataset's word, several separated by ``|``, or nothing. ``.yaml``:
-            ``unified word: {dataset: word}`` or ``{dataset: [word, word]}``.
+        path: ``.csv`` or ``.tsv``: a header row, in the first column the unified word, then one column for each
+            dataset or vocabulary, named so; a cell holds the dataset's word, several separated by ``|``, or nothing.
+            ``.yaml``: ``unified word: {dataset: word}`` or ``{dataset: [word, word]}``.
 
     Returns:
         Unified word to dataset to its words.
@@ -77,7 +77,9 @@ def _checked_tree(tree: Any, where: str) -> dict[str, dict[str, tuple[str, ...]]
         for dataset, words in places.items():
             listed = words.split("|") if isinstance(words, str) else words
             if not isinstance(listed, Sequence) or not all(isinstance(word, str) and word.strip() for word in listed):
-                raise ValueError(f"{where}: {unified!r}, {dataset!r}: expected a word or a list of words, found {words!r}")
+                raise ValueError(
+                    f"{where}: {unified!r}, {dataset!r}: expected a word or a list of words, found {words!r}"
+                )
             result[str(unified)][str(dataset)] = tuple(word.strip() for word in listed)
     return result
 

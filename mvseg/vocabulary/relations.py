@@ -1,4 +1,4 @@
-"""How the columns of a label space relate across datasets: aliases (the same thing twice) and ancestors (broader words)."""
+"""How columns relate across datasets: aliases (the same thing twice) and ancestors (broader words)."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ def _with_cosines(
 def find_ancestors(space: LabelSpace) -> Tensor:
     """Find for every column the columns of broader words, also those of other datasets.
 
-    The way up leads from a word's parents to their parents, in whichever vocabulary a word of that spelling (or, where a
-    vocabulary has none, with that synonym) stands. A word is no ancestor of its aliases, and of two words that are each
-    above the other neither is.
+    The way up leads from a word's parents to their parents, in whichever vocabulary a word of that spelling (or, where
+    a vocabulary has none, with that synonym) stands. A word is no ancestor of its aliases, and of two words that are
+    each above the other neither is.
 
     Args:
         space: the label space; its vocabularies say the ``parents`` of their words.

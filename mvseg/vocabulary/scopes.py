@@ -1,4 +1,4 @@
-"""Annotation scopes: which label columns an image's annotation speaks about, and what an object's class says beyond them.
+"""Annotation scopes: which label columns an image's annotation speaks about, and what an object's class adds to that.
 
 A scope is one function, registered by name, that is called once with the label space. It answers two questions:
 
@@ -31,6 +31,7 @@ from .scope_registry import (
 )
 from .similarity import cosine_blocks, unit_rows
 
+
 def own_mask(space: LabelSpace) -> MaskFunction:
     """Mask of the columns of each image's own dataset, without the classes that it does not annotate exhaustively.
 
@@ -40,13 +41,9 @@ def own_mask(space: LabelSpace) -> MaskFunction:
     Returns:
         The mask function, (images, n) bool.
     """
-    row_of = {dataset: row for row, dataset in enumerate(space.datasets)}
-    table = torch.zeros(len(row_of), space.n, dtype=torch.bool)
-    for dataset, row in row_of.items():
-        table[row, space.columns(dataset)] = True
 
     def mask(images: Sequence[ImageFacts]) -> Tensor:
-        return without_unsure(table[[row_of[image.dataset] for image in images]], images)
+        return without_unsure(space.scope([image.dataset for image in images], "own"), images)
 
     return mask
 
@@ -154,8 +151,8 @@ def federated_columns(space: LabelSpace, datasets: Sequence[str], settings: Scop
         if vocabulary.image_count is None:
             raise ValueError(
                 f"{KEY} federated draws classes by their image counts, but vocabulary {vocabulary.name!r} of dataset "
-                f"{dataset!r} has none: give it image_count, or give the dataset another scope (annotation_scope in its "
-                "entry of DATASETS.MIX)"
+                f"{dataset!r} has none: give it image_count, or give the dataset another scope (annotation_scope in "
+                "its entry of DATASETS.MIX)"
             )
         counts = torch.zeros(space.n).index_add_(0, space.columns(dataset), vocabulary.image_counts())
         weights[dataset] = counts**settings.federated_power * (counts > 0)

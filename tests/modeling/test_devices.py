@@ -20,8 +20,9 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("device_words")
     for name, words in WORDS.items():
         np.save(folder / f"{name}.npy", rows_of(words).numpy())
-        rows = "".join(f"{word}\t{5 + number}\n" for number, word in enumerate(words))
-        (folder / f"{name}.tsv").write_text(f"name\timage_count\n{rows}")
+        broader = "animal" if name == "det_a" else "dog"  # det_b would have its words below the dog of det_a
+        rows = "".join(f"{word}\t{5 + number}\t{broader}\n" for number, word in enumerate(words))
+        (folder / f"{name}.tsv").write_text(f"name\timage_count\tparents\n{rows}")
         register_dataset(
             name=f"gpu_{name}",
             format="coco",
@@ -36,6 +37,7 @@ def on_cpu(name: str, seed: int, objects: int = 3, masks: str = "") -> dict[str,
     """A record as the loader gives it: all tensors on the CPU."""
     made = record(name, seed, objects, masks=bool(masks))
     made["dataset"] = f"gpu_{name}"
+    made["neg_category_ids"], made["not_exhaustive_category_ids"] = [0, 2], [1]
     instances = made["instances"]
     if masks == "polygon":
         triangle = np.array([2.0, 2, 60, 4, 20, 50])
@@ -86,6 +88,16 @@ CONFIGS = {
         "MODEL__ANNOTATION_SCOPE": "all",
         "MODEL__ROI_HEADS__ONE_CLASS_PER_PROPOSAL": True,
     },
+    "safe and hierarchy scope, federated loss": {
+        "MODEL__ANNOTATION_SCOPE": "safe+hierarchy",
+        "MODEL__CLASSIFIER__LOSS": "federated",
+        "MODEL__CLASSIFIER__FED_LOSS_NUM_CLASSES": 2,
+    },
+    "verified and federated scope": {
+        "MODEL__ANNOTATION_SCOPE": "verified+federated",
+        "MODEL__CLASSIFIER__FED_LOSS_NUM_CLASSES": 2,
+    },
+    "group scope": {"MODEL__ANNOTATION_SCOPE": "group", "MODEL__CLASSIFIER__LOSS": "softmax"},
     "merged words, GIoU": {"DATASETS__LABEL_SPACE": "merge_names", "MODEL__ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou"},
 }
 
@@ -97,6 +109,9 @@ def gpu_model(**changes: Any) -> Any:
     space = model.label_space  # no module: it stays on the CPU
     space.image_count = space.image_count.clone()
     put_on_host([*space._columns.values(), space.embeddings, space.image_count])
+    for scope in model.scopes._scopes.values():  # and what the functions of the scopes remember
+        put_on_host(dict(scope.groups or {}))
+        put_on_host([cell.cell_contents for cell in scope.mask.__closure__ or ()])
     return model
 
 

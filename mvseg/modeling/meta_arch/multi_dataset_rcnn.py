@@ -17,10 +17,12 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.words import word_embedder
 from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
-from mvseg.vocabulary.label_space import ScopeKind
+from mvseg.vocabulary.annotation_scopes import AnnotationScopes, BatchScope, ClassRules
+from mvseg.vocabulary.scope_registry import RECORD_LISTS, ImageFacts, ScopeSettings
 from mvseg.vocabulary.suggestions import normalize
 
 
@@ -33,7 +35,9 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         self,
         *,
         label_space: LabelSpace | None = None,
-        annotation_scope: ScopeKind = "own",
+        annotation_scope: str = "own",
+        dataset_scopes: Mapping[str, str] | None = None,
+        scope_settings: ScopeSettings | None = None,
         loss_weights: Mapping[str, float] | None = None,
         embed_words: Callable[[Vocabulary], Vocabulary] | None = None,
         **kwargs: Any,
@@ -42,13 +46,15 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
         Args:
             label_space: what the label columns mean; None: class indices are columns, one dataset.
-            annotation_scope: columns that an image's annotation speaks about: "all", or "own" for its vocabulary's.
+            annotation_scope: what an image's annotation speaks about, such as "own"; see mvseg.vocabulary.scopes.
+            dataset_scopes: dataset name to its scope, where it has another.
+            scope_settings: numbers that scopes need.
             loss_weights: dataset name to the factor on all its losses; 1 for others.
             embed_words: gives text embeddings to vocabularies that bring none, or None.
             **kwargs: as for Detectron2's ``GeneralizedRCNN``.
 
         Raises:
-            ValueError: if the region heads cannot take a batch context.
+            ValueError: if the region heads cannot take a batch context, or the loss cannot learn from the scope.
         """
         super().__init__(**kwargs)
         if not getattr(self.roi_heads, "takes_context", False):
@@ -57,14 +63,22 @@ class MultiDatasetRCNN(GeneralizedRCNN):
                 "set MODEL.ROI_HEADS.NAME to MultiDatasetCascadeROIHeads or a subclass"
             )
         self.label_space = label_space
-        self.annotation_scope = annotation_scope
+        self.scopes: AnnotationScopes | None = None
+        if label_space is not None:
+            self.scopes = AnnotationScopes(label_space, annotation_scope, dataset_scopes, scope_settings)
+            check_scopes(self.scopes, getattr(self.roi_heads, "objectives", {}))
+        elif annotation_scope not in ("all", "own"):
+            raise ValueError(f"MODEL.ANNOTATION_SCOPE {annotation_scope} needs a label space: set DATASETS.TRAIN")
+        rules = None if self.scopes is None else self.scopes.rules
+        for kind in ("positive", "negative", "ignored"):  # buffers follow the model to its device, and are not stored
+            self.register_buffer(f"rules_{kind}", getattr(rules, kind, None), persistent=False)
         self.loss_weights = dict(loss_weights or {})
         self.embed_words = embed_words
         self.vocabulary: Vocabulary | None = None
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Read the parts, ``MODEL.ANNOTATION_SCOPE`` and the loss weights of ``DATASETS.MIX``.
+        """Read the parts, the annotation scopes, and the loss weights of ``DATASETS.MIX``.
 
         Args:
             cfg: the config tree.
@@ -75,7 +89,14 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         arguments = super().from_config(cfg)
         arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
         arguments["embed_words"] = word_embedder(cfg)
-        arguments["annotation_scope"] = cfg.MODEL.ANNOTATION_SCOPE
+        scopes = {name: "+".join(parts) for name, parts in scopes_of(cfg).items()}
+        arguments["annotation_scope"] = scopes.pop("")
+        arguments["dataset_scopes"] = scopes
+        arguments["scope_settings"] = ScopeSettings(
+            safe_threshold=cfg.MODEL.SAFE_THRESHOLD,
+            federated_columns=cfg.MODEL.CLASSIFIER.FED_LOSS_NUM_CLASSES,
+            federated_power=cfg.MODEL.CLASSIFIER.FED_LOSS_FREQ_POWER,
+        )
         arguments["loss_weights"] = {e["name"]: float(e.get("loss_weight", 1.0)) for e in cfg.DATASETS.MIX}
         return arguments
 
@@ -123,12 +144,13 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             For every image new ``Instances`` whose ``gt_classes`` (N,) are label columns, and the context of the batch.
         """
         datasets = [self._dataset_of(record) for record in batched_inputs]
-        targets = []
+        targets, facts = [], []
         for record, dataset in zip(batched_inputs, datasets, strict=True):
             instances = record["instances"]
             if self.label_space is not None:  # before the move: a GPU would make the host wait for the checked values
                 fields = dict(instances.get_fields())
                 fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
+                facts.append(self._facts_of(record, dataset, fields["gt_classes"]))
                 instances = Instances(instances.image_size, **fields)
             targets.append(instances.to(self.device))
         supervision = tuple(
@@ -136,17 +158,26 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             for record, x in zip(batched_inputs, targets, strict=True)
         )
         weights = [self.loss_weights.get(dataset, 1.0) for dataset in datasets]
+        scope = BatchScope() if self.scopes is None else self.scopes.of(facts).to(self.device)
         return targets, BatchContext(
             supervision=supervision,
-            scope=self._scope(datasets),
+            scope=scope.mask,
             weights=None if all(w == 1 for w in weights) else torch.tensor(weights, device=self.device),
+            rules=None if scope.first_rule is None else self._rules(),
+            first_rule=scope.first_rule,
+            groups=scope.groups,
         )
 
-    def _scope(self, datasets: Sequence[str]) -> Tensor | None:
-        if self.label_space is None:
-            return None
-        scope = self.label_space.scope(datasets, self.annotation_scope)
-        return None if bool(scope.all()) else scope.to(self.device)
+    def _rules(self) -> ClassRules:
+        return ClassRules(self.rules_positive, self.rules_negative, self.rules_ignored)
+
+    def _facts_of(self, record: Mapping[str, Any], dataset: str, classes: Tensor) -> ImageFacts:
+        lists = {
+            key: self._columns_of(record, dataset, torch.as_tensor(record[key], dtype=torch.long), key)
+            for key in RECORD_LISTS
+            if record.get(key) is not None
+        }
+        return ImageFacts(dataset, classes, lists, f"dataset {dataset!r}, image {_name_of(record)}")
 
     def _dataset_of(self, record: Mapping[str, Any]) -> str:
         if "dataset" in record:
@@ -154,18 +185,20 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         known = () if self.label_space is None else self.label_space.datasets
         if len(known) > 1:
             raise ValueError(
-                f"image {record.get('image_id', record.get('file_name'))} does not say its dataset (key "
+                f"image {_name_of(record)} does not say its dataset (key "
                 f"'dataset'), and the model is trained with {', '.join(known)}: use mvseg's mapper, or set the key"
             )
         return known[0] if known else ""
 
-    def _columns_of(self, record: Mapping[str, Any], dataset: str, classes: Tensor) -> Tensor:
+    def _columns_of(
+        self, record: Mapping[str, Any], dataset: str, classes: Tensor, what: str = "class indices"
+    ) -> Tensor:
         assert self.label_space is not None
         count = len(self.label_space.columns(dataset))
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < count:
             raise ValueError(
-                f"dataset {dataset!r}, image {record.get('image_id', record.get('file_name'))}: class indices "
-                f"{int(classes.min())} to {int(classes.max())}, but its vocabulary has {count} words"
+                f"dataset {dataset!r}, image {_name_of(record)}: {what} {int(classes.min())} to {int(classes.max())}, "
+                f"but its vocabulary has {count} words"
             )
         return self.label_space.to_columns(dataset, classes)
 
@@ -237,3 +270,39 @@ class MultiDatasetRCNN(GeneralizedRCNN):
                 f"vocabulary {vocabulary.name!r}: {', '.join(unknown[:5])}{hint}"
             )
         return torch.tensor([position[normalize(word)] for word in vocabulary.names])
+
+
+def _name_of(record: Mapping[str, Any]) -> Any:
+    return record.get("image_id", record.get("file_name"))
+
+
+def check_scopes(scopes: AnnotationScopes, objectives: Mapping[str, Any]) -> None:
+    """Check that the losses can learn from the annotation scopes.
+
+    Args:
+        scopes: the scopes of the datasets.
+        objectives: kind of supervision to :class:`mvseg.modeling.RegionObjective`.
+
+    Raises:
+        ValueError: if one cannot; the message names the scopes, the loss and what to set.
+    """
+    chosen = ", ".join(sorted(set(scopes.names.values())))
+    parts = {part for name in scopes.names.values() for part in name.split("+")}
+    has_positives = scopes.rules is not None and scopes.rules.positive is not None
+    for objective in dict.fromkeys(objectives.values()):
+        loss = type(objective).__name__
+        if has_positives and not getattr(objective, "multi_label", False):
+            raise ValueError(
+                f"MODEL.ANNOTATION_SCOPE {chosen} makes broader words positive too, but {loss} learns one class per "
+                "region: set MODEL.CLASSIFIER.LOSS sigmoid or federated"
+            )
+        if scopes.has_groups and not getattr(objective, "grouped", False):
+            raise ValueError(
+                f"MODEL.ANNOTATION_SCOPE {chosen} adds up probabilities of classes, which {loss} has not: set "
+                "MODEL.CLASSIFIER.LOSS softmax, or another scope such as safe"
+            )
+        if "federated" in parts and getattr(objective, "draws_columns", False):
+            raise ValueError(
+                f"MODEL.ANNOTATION_SCOPE {chosen} draws classes, and so does {loss}: set MODEL.CLASSIFIER.LOSS "
+                "sigmoid, or MODEL.ANNOTATION_SCOPE own"
+            )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvseg.modeling.context import BatchContext
-from mvseg.vocabulary.annotation_scopes import ClassRules
+from mvseg.vocabulary import ClassRules
 
 T = TypeVar("T", bound="type[RegionObjective]")
 

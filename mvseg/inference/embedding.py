@@ -1,0 +1,102 @@
+"""Text embeddings for the words that a person asks for, as the model's own words were embedded in training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from mvseg.inference.words import AskedWords
+from mvseg.modeling.words import WordEmbedder
+from mvseg.vocabulary import LabelSpace, Vocabulary
+from mvseg.vocabulary.suggestions import normalize
+
+
+def words_of(space: LabelSpace) -> Vocabulary:
+    """List the words of a label space once each, with the embedding of their first column.
+
+    Args:
+        space: the label space of training.
+
+    Returns:
+        A vocabulary; words of several datasets that are spelled alike are one.
+    """
+    first: dict[str, int] = {}
+    for column, word in enumerate(space.names):
+        first.setdefault(normalize(word), column)
+    columns = list(first.values())
+    embeddings = None if space.embeddings is None else space.embeddings[columns]
+    return Vocabulary(name="training", names=tuple(space.names[c] for c in columns), embeddings=embeddings)
+
+
+def embed(asked: AskedWords, space: LabelSpace | None, embedder: WordEmbedder | None, width: int) -> Vocabulary:
+    """Give the words text embeddings: those they come with, those of training, or the text encoder's.
+
+    Args:
+        asked: the words.
+        space: label space of training, with embeddings (columns, D); None: not known.
+        embedder: the text encoder and the prompts of training, loaded only if they are needed; None: not known.
+        width: D of the model.
+
+    Returns:
+        The vocabulary with embeddings (n, D), float32.
+
+    Raises:
+        ValueError: if there is neither an embedding nor an encoder for a word, or the width is not the model's.
+    """
+    vocabulary = asked.vocabulary
+    if vocabulary.embeddings is None:
+        known = None if asked.prompts or space is None else _rows_of_training(vocabulary, space)
+        if known is not None:
+            vocabulary = dataclasses.replace(vocabulary, embeddings=known)
+        elif embedder is not None:
+            vocabulary = _encode(asked, embedder)
+        else:
+            raise ValueError(_no_encoder(vocabulary, asked, space))
+    assert vocabulary.embeddings is not None
+    found = vocabulary.embeddings.shape[1]
+    if found != width:
+        raise ValueError(
+            f"the text embeddings of vocabulary {vocabulary.name!r} are {found} wide, but this model's are {width}: "
+            "they were made by another text encoder than the one it was trained with"
+        )
+    return vocabulary
+
+
+def _rows_of_training(vocabulary: Vocabulary, space: LabelSpace) -> Tensor | None:
+    """The rows (n, D) that the model was trained with, if it knows all the words."""
+    trained = words_of(space)
+    if trained.embeddings is None:
+        return None
+    position = {normalize(word): row for row, word in enumerate(trained.names)}
+    rows = [position.get(normalize(word), -1) for word in vocabulary.names]
+    return None if min(rows) < 0 else trained.embeddings[rows]
+
+
+def _encode(asked: AskedWords, embedder: WordEmbedder) -> Vocabulary:
+    vocabulary = asked.vocabulary
+    plain = [word for word in vocabulary.names if word not in asked.prompts]
+    rows: dict[str, Tensor] = {}
+    if plain:
+        embedded = embedder(vocabulary if len(plain) == len(vocabulary) else vocabulary.subset(plain)).embeddings
+        assert embedded is not None
+        rows.update(zip(plain, embedded, strict=True))
+    for word, own in asked.prompts.items():
+        sentences = torch.nn.functional.normalize(embedder.encoder.encode(list(own)).float(), dim=1)
+        rows[word] = torch.nn.functional.normalize(sentences.mean(0), dim=0)
+    return dataclasses.replace(vocabulary, embeddings=torch.stack([rows[word] for word in vocabulary.names]))
+
+
+def _no_encoder(vocabulary: Vocabulary, asked: AskedWords, space: LabelSpace | None) -> str:
+    known = set() if space is None else {normalize(word) for word in space.names}
+    new = [word for word in vocabulary.names if normalize(word) not in known]
+    some = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+    why = f"for {len(new)} of the {len(vocabulary)} words ({some})" if new else "for prompts of your own"
+    return (
+        f"{why} there are no text embeddings, and this model's config does not say which text encoder makes them. "
+        "Ways to get them: MODEL.CLASSIFIER.TEXT_ENCODER minilm (python -m pip install 'mvseg[minilm]'), "
+        "open_clip:ARCHITECTURE:CHECKPOINT, huggingface:FOLDER or table:FILE, the one that the training words were "
+        "embedded with; or a vocabulary that has them: a dataset whose card names an embeddings file "
+        "(python -m mvseg.vocabulary embed makes one)"
+    )

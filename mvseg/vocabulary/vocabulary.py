@@ -25,7 +25,7 @@ _PER_WORD = (
 # fmt: on
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Vocabulary:
     """The n words of one dataset; position in every field is the dataset's own 0-based class index.
 
@@ -130,6 +130,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        words = ", ".join(self.names[:3]) + (", ..." if len(self) > 3 else "")
+        width = "" if self.embeddings is None else f", embeddings of width {self.embeddings.shape[1]}"
+        return f"Vocabulary({self.name!r}, {len(self)} word{'s' * (len(self) > 1)}: {words}{width})"
 
     @classmethod
     def from_names(cls, names: Iterable[str], name: str = "words") -> Vocabulary:

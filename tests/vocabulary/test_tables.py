@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from mvseg.vocabulary import Vocabulary, builtin_tables, read_table
 from mvseg.vocabulary.suggestions import normalize
@@ -284,6 +285,23 @@ def test_wrong_kinds_and_hypernyms(tmp_path, file, text, message):
     (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shared_words"),
+    [("objects365", "o365_clip_a+cnamefix.npy", 183), ("openimages_500", "oid_clip_a+cname.npy", 235)],
+)
+def test_published_embeddings_are_in_our_order(shared, name, file, shared_words):
+    """The same word in the same encoder: Detic's rows for another dataset and for LVIS are alike in our order alone."""
+    folder = shared / "data/embeddings"
+    lvis = table("lvis_v1").with_embeddings(folder / "lvis_v1_clip_a+cname.npy")
+    words = table(name).with_embeddings(folder / file)
+    a, b = (torch.nn.functional.normalize(v.embeddings, dim=1) for v in (words, lvis))
+    pairs = [(i, lvis.positions[normalize(w)]) for i, w in enumerate(words.names) if normalize(w) in lvis.positions]
+    cosine = torch.stack([a[i] @ b[j] for i, j in pairs])
+    single = torch.tensor([words.names[i].isalpha() and not words.spellings[i] for i, _ in pairs])
+    assert len(pairs) == shared_words and float(cosine[single].min()) > 0.99
+    assert float(cosine.min()) > 0.87  # LVIS was embedded with its underscores, "Tennis" without its ball
 
 
 def test_the_page_lists_every_table_with_its_size():

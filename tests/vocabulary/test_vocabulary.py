@@ -211,6 +211,12 @@ def test_twenty_thousand_words_are_quick():
     assert time.perf_counter() - start < 5  # 0.3 s on the reference machine; quadratic look-ups take a minute
 
 
+def test_shown_in_one_line():
+    words = Vocabulary.from_table("coco").with_embeddings(torch.zeros(80, 4))
+    assert repr(words) == "Vocabulary('coco', 80 words: person, bicycle, car, ..., embeddings of width 4)"
+    assert repr(Vocabulary.from_names(["a"])) == "Vocabulary('words', 1 word: a)"
+
+
 def test_ancestors_go_through_words_and_hypernyms():
     words = Vocabulary(
         name="w",

@@ -145,7 +145,7 @@ def class_indices(
                 complain(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
     by_key = {normalize(key): index for index, key in enumerate(vocabulary.keys or ())}
     result: dict[str, int] = {}
-    unknown: list[str] = []
+    unknown: list[tuple[str, str]] = []
     for name in categories:
         if name in card.ignore:
             result[name] = IGNORED
@@ -155,11 +155,12 @@ def class_indices(
         if index is None:
             result[name] = IGNORED  # matters only while problems are collected
             seen = f" ({examples[name]})" if name in examples else ""
-            unknown.append(f"{name!r}{seen}{did_you_mean(name, vocabulary.names, show_all=0)}")
+            unknown.append((name, seen))
         else:
             result[name] = FILTERED if _filtered(card, vocabulary, index) else index
     if unknown:
-        shown = unknown if collecting() else unknown[:10]
+        listed = unknown if collecting() else unknown[:10]
+        shown = [f"{name!r}{seen}{did_you_mean(name, vocabulary.names, show_all=0)}" for name, seen in listed]
         more = f"\n  and {len(unknown) - 10} more" if len(unknown) > len(shown) else ""
         complain(
             f"{card.where}: {len(unknown)} categories of {where} are not in vocabulary {vocabulary.name!r}:\n  "

@@ -55,8 +55,8 @@ def number(value: float) -> str:
         Three or four significant digits; small and large ones with an exponent.
     """
     if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
-        mantissa, _, exponent = f"{value:.2g}".partition("e")
-        return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:.4g}"
 
 

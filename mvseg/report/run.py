@@ -147,7 +147,7 @@ def _read_config(run: Run) -> None:
     try:
         run.config_text = path.read_text(encoding="utf-8")
         run.config = yaml.safe_load(run.config_text) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         run.missing.append(f"the config: {_reason(path, error)}")
     if not isinstance(run.config, dict):
         run.config = {}

@@ -2,11 +2,13 @@
 
 from mvseg.evaluation.evaluators import build_evaluator, register_evaluator
 from mvseg.evaluation.lvis import PerClassLVISEvaluator
+from mvseg.evaluation.openimages import OpenImagesEvaluator
 from mvseg.evaluation.pictures import PictureEvaluator
 from mvseg.evaluation.run import evaluate_dataset, unwrap, vocabulary_of
 from mvseg.evaluation.summary import overall, summary_table, write_per_class, write_results
 
 __all__ = [
+    "OpenImagesEvaluator",
     "PerClassLVISEvaluator",
     "PictureEvaluator",
     "build_evaluator",

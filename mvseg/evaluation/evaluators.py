@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluator, SemSegEvaluator
 
-from mvseg.data.catalog import get_card
+from mvseg.data import card as cards
+from mvseg.data.catalog import get_card, get_records
+from mvseg.data.label_maps import read_semantic
 from mvseg.evaluation.lvis import PerClassLVISEvaluator
+from mvseg.evaluation.openimages import OpenImagesEvaluator
 from mvseg.vocabulary import did_you_mean
 
 # (dataset name, tasks such as ("bbox", "segm"), folder for the predictions or None) -> evaluator
 EvaluatorFactory = Callable[[str, tuple[str, ...], str | None], DatasetEvaluator]
 EVALUATORS: dict[str, EvaluatorFactory] = {}
+# Kind of evaluator -> what it reads of a model's answer.
+ANSWERS: dict[str, str] = {}
 
 
-def register_evaluator(name: str, factory: EvaluatorFactory) -> None:
+def register_evaluator(name: str, factory: EvaluatorFactory, answer: str = "instances") -> None:
     """Add a kind of evaluator that cards can name.
 
     Args:
         name: what a card says under ``evaluator``.
         factory: takes dataset name, tasks and output folder; gives the evaluator.
+        answer: what it reads of a model's answer: "instances", "sem_seg" or "panoptic_seg".
 
     Raises:
         ValueError: if the name is taken.
@@ -28,6 +36,9 @@ def register_evaluator(name: str, factory: EvaluatorFactory) -> None:
     if name in EVALUATORS:
         raise ValueError(f"evaluator {name!r} is already registered")
     EVALUATORS[name] = factory
+    ANSWERS[name] = answer
+    if name not in cards.EVALUATORS:
+        cards.EVALUATORS.append(name)
 
 
 def build_evaluator(name: str, output_dir: str | None = None, *, masks: bool = True) -> DatasetEvaluator:
@@ -42,13 +53,43 @@ def build_evaluator(name: str, output_dir: str | None = None, *, masks: bool = T
         The evaluator.
 
     Raises:
-        ValueError: if nobody registered that kind of evaluator.
+        ValueError: if nobody registered that kind of evaluator, or the dataset is only for training.
     """
     card = get_card(name)
+    if card.evaluator == "none":
+        raise ValueError(
+            f"{card.where} cannot be evaluated (evaluator: none), for it is only trained on; take it out of "
+            "DATASETS.TEST"
+        )
     if card.evaluator not in EVALUATORS:
         raise ValueError(f"dataset {name!r}: no evaluator {card.evaluator!r}{did_you_mean(card.evaluator, EVALUATORS)}")
     tasks = ("bbox", "segm") if masks and card.supervision == "masks" else ("bbox",)
     return EVALUATORS[card.evaluator](name, tasks, output_dir)
+
+
+def _open_images(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
+    options = get_card(name).options
+    chosen = {key: options[key] for key in ("expand_hierarchy", "expand_detections") if key in options}
+    return OpenImagesEvaluator(name, folder, **chosen)
+
+
+def _semantic(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
+    records = {record["sem_seg_file_name"]: record for record in get_records(name)}
+
+    def read(file_name: str, dtype: type = int) -> np.ndarray:
+        return read_semantic(records[file_name]).astype(dtype)
+
+    return SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=read)
+
+
+def _panoptic(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
+    get_records(name)  # fills the metadata
+    if not MetadataCatalog.get(name).get("panoptic_json"):
+        raise ValueError(
+            f"{get_card(name).where}: panoptic evaluation reads the annotation file itself; it takes no split, aliases "
+            "that merge, ignore or filter in the card"
+        )
+    return COCOPanopticEvaluator(name, folder)
 
 
 # allow_cached_coco=False: annotations that an earlier run left in the folder may be those of other data.
@@ -56,3 +97,6 @@ register_evaluator(
     "coco", lambda name, tasks, folder: COCOEvaluator(name, tasks, output_dir=folder, allow_cached_coco=False)
 )
 register_evaluator("lvis", lambda name, tasks, folder: PerClassLVISEvaluator(name, tasks, output_dir=folder))
+register_evaluator("openimages", _open_images)
+register_evaluator("sem_seg", _semantic, answer="sem_seg")
+register_evaluator("coco_panoptic_seg", _panoptic, answer="panoptic_seg")

@@ -14,7 +14,8 @@ from tabulate import tabulate
 
 from mvseg.checkpoints import atomic_file
 
-PER_CLASS = "AP-"  # Detectron2's evaluators name the AP of a class "AP-<class>"
+# Detectron2's evaluators name the value of a class "AP-<class>", "IoU-<class>", and so on.
+PER_CLASS = ("AP-", "IoU-", "ACC-", "BoundaryIoU-", "min(IoU, B-Iou)-")
 Metrics = Mapping[str, Mapping[str, float]]  # task ("bbox", "segm") -> metric -> value
 
 
@@ -25,7 +26,7 @@ def overall(results: Metrics) -> dict[str, dict[str, float]]:
         results: of one test set.
 
     Returns:
-        The same, without the metrics "AP-<class>".
+        The same, without metrics such as "AP-<class>".
     """
     return {
         task: {name: value for name, value in metrics.items() if not name.startswith(PER_CLASS)}
@@ -83,23 +84,25 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_per_class(path: str | Path, results: Metrics) -> None:
-    """Write the AP of every class to a CSV file with a column for each task.
+    """Write the values of every class to a CSV file, with a column for each task and metric ("bbox AP").
 
     Args:
         path: the file; replaced as a whole. Nothing is written if the results have no per-class values.
         results: of one test set; classes without objects have an empty cell.
     """
-    tasks = [task for task, metrics in results.items() if any(name.startswith(PER_CLASS) for name in metrics)]
-    classes: list[str] = []
-    for task in tasks:
-        classes += [name for name in results[task] if name.startswith(PER_CLASS) and name not in classes]
-    if not classes:
+    columns: dict[str, dict[str, float]] = {}
+    for task, metrics in results.items():
+        for name, value in metrics.items():
+            prefix = next((start for start in PER_CLASS if name.startswith(start)), None)
+            if prefix is not None:
+                columns.setdefault(f"{task} {prefix[:-1]}", {})[name.removeprefix(prefix)] = value
+    if not columns:
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *(f"{task} AP" for task in tasks)])
-    for name in classes:
-        values = [results[task].get(name, math.nan) for task in tasks]
-        writer.writerow([name.removeprefix(PER_CLASS), *("" if math.isnan(v) else f"{v:.4f}" for v in values)])
+    writer.writerow(["class", *columns])
+    for word in dict.fromkeys(word for values in columns.values() for word in values):
+        values = [column.get(word, math.nan) for column in columns.values()]
+        writer.writerow([word, *("" if math.isnan(v) else f"{v:.4f}" for v in values)])
     with atomic_file(path) as file:
         file.write(text.getvalue().encode())

@@ -20,7 +20,10 @@ from torch import nn
 
 from mvseg.data.card import missing_message
 from mvseg.data.catalog import get_card
+from mvseg.data.mixing import mixture_from_config
+from mvseg.data.supervision import SUPERVISION
 from mvseg.evaluation import vocabulary_of
+from mvseg.evaluation.evaluators import ANSWERS
 from mvseg.vocabulary import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,17 @@ PARTS = {
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
     "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+}
+
+
+# Detectron2's architectures by class name, derived ones too: what they learn from, and what they answer with.
+DETECTRON2 = {
+    "PanopticFPN": (("masks",), ("instances", "sem_seg", "panoptic_seg")),
+    "GeneralizedRCNN": (("boxes", "masks"), ("instances",)),
+    "RetinaNet": (("boxes", "masks"), ("instances",)),
+    "FCOS": (("boxes", "masks"), ("instances",)),
+    "ProposalNetwork": (("boxes", "masks"), ("proposals",)),
+    "SemanticSegmentor": (("semantic",), ("sem_seg",)),
 }
 
 
@@ -52,6 +66,55 @@ def unregistered_part(cfg: CfgNode, error: KeyError) -> str | None:
     return None
 
 
+def check_training_sets(cfg: CfgNode) -> None:
+    """Find out before training that the model cannot learn from the annotation of a dataset.
+
+    Parts say what they learn from by a class method ``learns_from(cfg)``, which the region heads and, before them, the
+    meta-architecture are asked for. Detectron2's own architectures are known; others that say nothing are not checked.
+
+    Args:
+        cfg: the config; reads the mixture, and the names of the architecture and of the region heads.
+
+    Raises:
+        ValueError: if a dataset's kind of supervision teaches the model nothing; the message names what could.
+    """
+    able = _learns_from(cfg)
+    if able is None:
+        return
+    for entry in mixture_from_config(cfg):
+        card = get_card(entry.name)
+        if card.supervision not in able:
+            loss = getattr(cfg.MODEL.CLASSIFIER, "LOSS", "")
+            raise ValueError(
+                f"training set {entry.name!r} has supervision {card.supervision!r} ({SUPERVISION[card.supervision]}), "
+                f"from which this model cannot learn: {cfg.MODEL.META_ARCHITECTURE} with MODEL.CLASSIFIER.LOSS {loss} "
+                f"learns from {', '.join(able)}. Take the dataset out of the mixture, or choose a loss that can"
+            )
+
+
+def _learns_from(cfg: CfgNode) -> tuple[str, ...] | None:
+    places = ((META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE), (ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME))
+    parts = [registry.get(name) for registry, name in places if name in registry]
+    for part in parts:
+        if hasattr(part, "learns_from"):
+            return tuple(part.learns_from(cfg))
+    known = _detectron2(parts[0]) if parts else None
+    return known[0] if known else None
+
+
+def _answers_of(model: nn.Module) -> tuple[str, ...] | None:
+    """What a model answers with, or None if nobody knows."""
+    if hasattr(model, "answers"):
+        return tuple(model.answers)
+    known = _detectron2(type(model))
+    return known[1] if known else None
+
+
+def _detectron2(architecture: Any) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    bases = getattr(architecture, "__mro__", ())  # a registry may also hold functions
+    return next((DETECTRON2[base.__name__] for base in bases if base.__name__ in DETECTRON2), None)
+
+
 def check_test_sets(cfg: CfgNode, model: nn.Module) -> None:
     """Find out before training, not after it, that a test set cannot be evaluated.
 
@@ -61,10 +124,19 @@ def check_test_sets(cfg: CfgNode, model: nn.Module) -> None:
 
     Raises:
         FileNotFoundError: if the annotations or the image folder of a test set are missing.
-        ValueError: if the model cannot speak its words.
+        ValueError: if the model cannot speak its words, or does not answer with what its evaluator compares.
     """
+    answers = _answers_of(model)
     for name in cfg.DATASETS.TEST:
         card = get_card(name)
+        wanted = ANSWERS.get(card.evaluator)
+        if card.evaluator == "none":
+            raise ValueError(f"{card.where} is only for training (evaluator: none); take it out of DATASETS.TEST")
+        if answers is not None and wanted is not None and wanted not in answers:
+            raise ValueError(
+                f"test set {name!r}: its evaluator {card.evaluator} needs {wanted!r} in the model's answer, but "
+                f"{cfg.MODEL.META_ARCHITECTURE} gives {', '.join(answers)}; take it out of DATASETS.TEST"
+            )
         places = {"annotations": card.annotations, "image folder": card.image_root}
         for what, place in places.items() if card.format != "detectron2" else ():  # those are checked by who made them
             if "://" not in place and not card.resolve(place).exists():

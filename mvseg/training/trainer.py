@@ -35,7 +35,7 @@ from mvseg.report import write_report
 from mvseg.training.ema import ModelEma
 from mvseg.training.hooks import BestCheckpoint, EmaHook, EvaluationHook, StopOnSignal, TrainingPictures
 from mvseg.training.optimizer import build_clipping, build_optimizer
-from mvseg.training.parts import check_test_sets, report_unreadable, unregistered_part
+from mvseg.training.parts import check_test_sets, check_training_sets, report_unreadable, unregistered_part
 from mvseg.training.setup import seed_everything
 from mvseg.training.step import TrainingStep, choose_precision
 from mvseg.training.validation import trained_as, validation_losses
@@ -62,6 +62,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.seed: int = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         seed_everything(self.seed)
+        check_training_sets(cfg)
         model = self.build_model(cfg)
         check_test_sets(cfg, model)
         self.ema = ModelEma(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None

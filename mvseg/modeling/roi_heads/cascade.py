@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.matcher import Matcher
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.columns import num_label_columns, training_label_space
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives
+from mvseg.modeling.objectives import OBJECTIVES, RegionObjective, RegionTargets, build_objectives
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
@@ -188,6 +188,18 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         losses = self._box_losses(features, proposals, targets, context)
         losses.update(self._mask_losses(features, proposals, context))
         return proposals, losses
+
+    @classmethod
+    def learns_from(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Say from which kinds of annotation these heads can learn.
+
+        Args:
+            cfg: the config; ``MODEL.CLASSIFIER.LOSS`` names the objective.
+
+        Returns:
+            Kinds of supervision.
+        """
+        return tuple(kind for kind in OBJECTIVES.kinds() if cfg.MODEL.CLASSIFIER.LOSS in OBJECTIVES.names(kind))
 
     def check_supervision(self, kinds: Sequence[str]) -> None:
         """Check that there is an objective for every kind of supervision.

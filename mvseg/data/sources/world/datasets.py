@@ -185,8 +185,8 @@ def _long_tail(
     """
     names, rare = word_list("all").names, rare_things()
     if split != "train":
-        return names, tuple(1 / (rank + 8) ** 0.5 for rank in range(len(names)))
-    weights = [0.0 if thing in rare else 1 / (rank + 8) for rank, thing in enumerate(names)]
+        return names, tuple(1 / (rank + 16) ** 0.5 for rank in range(len(names)))
+    weights = [0.0 if thing in rare else 1 / (rank + 16) for rank, thing in enumerate(names)]
     total = sum(weights)
     shown = _rare_pictures(settings.images, settings.seed).get(number, ())
     for thing in shown:
@@ -196,12 +196,12 @@ def _long_tail(
 
 @functools.lru_cache(maxsize=4)
 def _rare_pictures(images: int, seed: int) -> dict[int, tuple[str, ...]]:
-    """Deal every rare thing to training pictures: from 0.9 % of them for the first to 0.2 % for the last, or 1."""
+    """Deal every rare thing to training pictures: from 0.9 % of them for the first to 0.3 % for the last, or 1."""
     names = [thing for thing in word_list("all").names if thing in rare_things()]
     chance = Chance((seed, zlib.crc32(b"rare"), images))
     deal: dict[int, list[str]] = {}
     for rank, thing in enumerate(names):
-        share = 0.009 - 0.007 * rank / max(1, len(names) - 1)
+        share = 0.009 - 0.006 * rank / max(1, len(names) - 1)
         count = min(images, max(1, int(images * share)))
         for picture in chance.shuffled(range(1, images + 1))[:count]:
             deal.setdefault(picture, []).append(thing)

@@ -17,7 +17,7 @@ from .facts import Box, ObjectFacts
 from .words import open_line, open_names, parents_of_open
 
 SKIPPED_FREQUENT = 0.25  # share of the images of a frequent class that are not in its positive set
-SKIPPED_COMMON = 0.08  # the same for the other classes but the rare ones, of which every image is in it
+SKIPPED_COMMON = 0.05  # the same for the other classes but the rare ones, of which every image is in it
 UNFINISHED = 0.1  # share of the classes with several instances in an image that were left unfinished
 NEGATIVES = 0.1  # share of the absent classes that are verified
 UNVERIFIED = 0.15  # share of the present classes of OpenImages that nobody was asked about

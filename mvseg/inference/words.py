@@ -100,11 +100,11 @@ def parse_words(text: str | Sequence[str], name: str = "custom") -> AskedWords:
     return AskedWords(Vocabulary.from_names(names, name), {word: prompts for word, prompts in parts if prompts})
 
 
-def parse_thresholds(text: str | Mapping[str, float]) -> dict[str, float]:
+def parse_thresholds(text: str) -> dict[str, float]:
     """Read the score thresholds of single words.
 
     Args:
-        text: such as ``"cat=0.3, red car=0.6"``, or a mapping.
+        text: such as ``"cat=0.3, red car=0.6"``.
 
     Returns:
         Word to threshold.
@@ -112,18 +112,15 @@ def parse_thresholds(text: str | Mapping[str, float]) -> dict[str, float]:
     Raises:
         ValueError: if an item is no word with a number from 0 to 1.
     """
-    if isinstance(text, str):
-        items = [item.rpartition("=")[::2] for item in SEPARATORS.split(text) if item.strip()]
-    else:
-        items = list(text.items())
     thresholds = {}
-    for word, value in items:
+    for item in filter(str.strip, SEPARATORS.split(text)):
+        word, _, value = (part.strip() for part in item.rpartition("="))
         try:
-            thresholds[word.strip()] = float(value)
+            thresholds[word] = float(value)
         except ValueError:
-            raise ValueError(f"threshold {word}={value}: {value!r} is no number") from None
-        if not word.strip() or not 0 <= float(value) <= 1:
-            raise ValueError(f"threshold {word.strip()!r}={value}: write WORD=NUMBER, the number from 0 to 1")
+            thresholds[word] = -1.0
+        if not word or not 0 <= thresholds[word] <= 1:
+            raise ValueError(f"threshold {item.strip()!r}: write WORD=NUMBER, the number from 0 to 1")
     return thresholds
 
 

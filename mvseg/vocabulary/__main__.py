@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import embed
+from .commands import comparison, embed, inspection, merging
 
-COMMANDS = (embed,)
+COMMANDS = (embed, inspection, comparison, merging)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

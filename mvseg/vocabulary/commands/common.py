@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -11,16 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..embedding_files import ENDINGS, read_provenance
+from ..embeddings import read_embeddings
 from ..encoders import TextEncoder, build_text_encoder, cache_folder
 from ..encoders.base import batches
 from ..encoders.build import FORMS
-from ..prompts import PROMPTS, PromptSet, get_prompts
+from ..prompts import PROMPTS, PromptSet, embed_vocabulary, get_prompts
 from ..suggestions import did_you_mean
 from ..tables import builtin_tables
 from ..vocabulary import Vocabulary
 
 WORD_FILES = (".txt", ".tsv", ".json", ".yaml", ".yml")
 WORDS_HELP = "built-in table, file of names (.txt, .tsv, .json, .yaml), or words separated by commas"
+SETS_HELP = WORDS_HELP + "; WORDS@FILE adds embeddings from a file; a .npz file with words is words and embeddings"
 STEP = 2048  # sentences between two lines of progress
 
 
@@ -28,19 +32,33 @@ def read_words(text: str) -> Vocabulary:
     """Read the words of the command line.
 
     Args:
-        text: a built-in table, a file of names, or words separated by commas.
+        text: a built-in table, a file of names, an embedding file that carries its words, or words separated by
+            commas; ``WORDS@FILE`` takes the words' embeddings from an embedding file.
 
     Returns:
         The vocabulary.
 
     Raises:
         FileNotFoundError: if the text looks like a file that does not exist.
-        ValueError: if a word is empty or there twice.
+        ValueError: if a word is empty or there twice, or an embedding file does not carry its words.
     """
+    words, at, file = text.rpartition("@")
+    if at and words and Path(file).suffix in ENDINGS:
+        vocabulary = read_words(words)
+        return vocabulary.with_embeddings(file)
     if text in builtin_tables():
         return Vocabulary.from_table(text)
     if Path(text).suffix in WORD_FILES:
         return Vocabulary.from_file(text)
+    if Path(text).suffix in ENDINGS:
+        table, names = read_embeddings(text)
+        if names is None:
+            raise ValueError(f"embedding file {text} does not carry its words: write WORDS@{text}")
+        return Vocabulary.from_names(names, Path(text).stem).with_embeddings(table)
+    return Vocabulary.from_names(_split_words(text))
+
+
+def _split_words(text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if words[-1] == "" and len(words) > 1:
         words.pop()  # a comma at the end
@@ -50,7 +68,52 @@ def read_words(text: str) -> Vocabulary:
     if len(words) == 1 and ("_" in text or "/" in text):
         hint = did_you_mean(text, builtin_tables())
         print(f"note: {text!r} is no built-in table or file of names{hint}; taken as one word", file=sys.stderr)
-    return Vocabulary.from_names(words)
+    return words
+
+
+def read_vocabularies(texts: Sequence[str], args: argparse.Namespace) -> dict[str, Vocabulary]:
+    """Read several vocabularies of the command line and embed them if an encoder is given.
+
+    Args:
+        texts: as for :func:`read_words`.
+        args: the parsed arguments of :func:`add_encoder_arguments`.
+
+    Returns:
+        Label to vocabulary, which is named so too; all different.
+
+    Raises:
+        ValueError: if only some vocabularies have embeddings, or they have different widths or encoders.
+    """
+    found: dict[str, Vocabulary] = {}
+    for number, text in enumerate(texts, start=1):
+        vocabulary = read_words(text)
+        label = vocabulary.name if vocabulary.name != "words" else f"words {number}"
+        label = label if label not in found else f"{label} ({number})"
+        found[label] = dataclasses.replace(vocabulary, name=label)
+    if args.encoder:
+        encoder, prompts = make_encoder(args), chosen_prompts(args)
+        for label, vocabulary in found.items():
+            if vocabulary.embeddings is None:
+                found[label] = embed_vocabulary(
+                    encoder, vocabulary, prompts, args.synonyms, args.average, args.parentheses
+                )
+    _check_same_encoder(texts)
+    without = [label for label, vocabulary in found.items() if vocabulary.embeddings is None]
+    if without and len(without) < len(found):
+        raise ValueError(f"{', '.join(without)} has no embeddings and the others have: add --encoder, or WORDS@FILE")
+    widths = {label: v.embeddings.shape[1] for label, v in found.items() if v.embeddings is not None}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{label}: {width}" for label, width in widths.items())
+        raise ValueError(f"embeddings of different width cannot be compared, they are of different encoders: {listed}")
+    return found
+
+
+def _check_same_encoder(texts: Sequence[str]) -> None:
+    files = [file for file in (text.rpartition("@")[2] for text in texts) if Path(file).suffix in ENDINGS]
+    made = {provenance.fingerprint: (file, provenance) for file in files if (provenance := read_provenance(file))}
+    if len(made) > 1:
+        listed = ", ".join(f"{file}: {provenance.encoder}" for file, provenance in made.values())
+        raise ValueError(f"embeddings of different encoders cannot be compared: {listed}")
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -75,6 +138,18 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, required: bool = True
         choices=("normalized", "raw"),
         default="normalized",
         help="bring the embedding of every prompt to length 1 before they are averaged, or average them as they are",
+    )
+    parser.add_argument(
+        "--synonyms",
+        choices=("ignore", "average"),
+        default="ignore",
+        help="average a word with its synonyms where the words have some",
+    )
+    parser.add_argument(
+        "--parentheses",
+        choices=("keep", "drop"),
+        default="keep",
+        help="what happens to an explanation in parentheses, as in mouse_(computer_equipment)",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", help="folder that keeps embeddings for the next time ($MVSEG_CACHE, ~/.cache/mvseg)")

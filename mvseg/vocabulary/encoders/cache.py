@@ -114,6 +114,7 @@ class CachedTextEncoder:
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as file:
                 temporary = Path(file.name)
                 np.savez(file, keys=table, rows=rows)
+            temporary.chmod(0o644)  # a shared cache is read by others
             os.replace(temporary, path)
         except OSError as error:
             logger.warning("Embeddings are not kept: cache folder %s cannot be written (%s)", self.folder, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 BUILTIN_CARDS = Path(__file__).parent / "cards"
-_LABEL_SPACES: dict[str, Callable[[Mapping[str, Vocabulary]], LabelSpace]] = {
-    "concatenate": LabelSpace.concatenate,
-    "merge_names": LabelSpace.merge_names,
-    "merge_similar": LabelSpace.merge_similar,
-}
+_LABEL_SPACES = ("concatenate", "merge_names", "merge_similar")
 
 
 class _Entry:
@@ -353,7 +349,7 @@ def label_space(
         return LabelSpace.merge_mapping(vocabularies, kind)
     if kind == "merge_similar":
         return LabelSpace.merge_similar(vocabularies, threshold)
-    return _LABEL_SPACES[kind](vocabularies)
+    return LabelSpace.merge_names(vocabularies) if kind == "merge_names" else LabelSpace.concatenate(vocabularies)
 
 
 def dataset_report(name: str) -> LoadReport:

@@ -151,7 +151,8 @@ def similar_groups(vocabularies: Mapping[str, Vocabulary], threshold: float, blo
         if vocabulary.embeddings is None:
             raise ValueError(
                 f"merging by similarity needs text embeddings, but those of dataset {dataset!r} (vocabulary "
-                f"{vocabulary.name!r}) are missing: name them in its card"
+                f"{vocabulary.name!r}) are missing: name a file of them in its card, or set "
+                "MODEL.CLASSIFIER.TEXT_ENCODER"
             )
         tables.append(vocabulary.embeddings)
         owner += [number] * len(vocabulary)

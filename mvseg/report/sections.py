@@ -249,7 +249,7 @@ def pictures_section(run: Run, uris: Mapping[Path, str]) -> str:
         ("Predictions", {name: name for name in run.test_sets}),
         ("Training data as the model sees it", {name: f"train_{name}" for name in run.train_sets}),
     ):
-        figures = []
+        figures: list[str] = []
         for name, stem in names.items():
             path = run.picture(stem)
             if path is not None and path in uris:
@@ -324,9 +324,9 @@ def run_section(run: Run, changed: Mapping[str, Any], missing: Sequence[str]) ->
     if not run.sessions:
         parts.append(note("When and how the run was started is not recorded (run.json is missing)."))
     if changed:
-        rows = [[f"<code>{escape(key)}</code>", f"<code>{escape(value)}</code>"] for key, value in changed.items()]
+        settings = [[f"<code>{escape(key)}</code>", f"<code>{escape(value)}</code>"] for key, value in changed.items()]
         title = f"{len(changed)} settings that differ from the defaults"
-        parts.append(f"<details><summary>{title}</summary>{table(['key', 'value'], rows, 9)}</details>")
+        parts.append(f"<details><summary>{title}</summary>{table(['key', 'value'], settings, 9)}</details>")
     if run.config_text:
         parts.append(f"<details><summary>The whole config</summary><pre>{escape(run.config_text)}</pre></details>")
     if missing:

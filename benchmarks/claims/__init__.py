@@ -1,0 +1,1 @@
+"""Claims: questions answered by a few small trainings with several seeds (``python -m benchmarks.claims NAME``)."""

@@ -26,6 +26,7 @@ WORD_FILES = (".txt", ".tsv", ".json", ".yaml", ".yml")
 WORDS_HELP = "built-in table, file of names (.txt, .tsv, .json, .yaml), or words separated by commas"
 SETS_HELP = WORDS_HELP + "; WORDS@FILE adds embeddings from a file; a .npz file with words is words and embeddings"
 STEP = 2048  # sentences between two lines of progress
+PATIENCE = 2.0  # seconds before a line and between two
 
 
 def read_words(text: str) -> Vocabulary:
@@ -186,12 +187,10 @@ class ReportingEncoder:
 
     Args:
         encoder: the encoder that does the work.
-        patience: seconds before a line and between two.
     """
 
-    def __init__(self, encoder: TextEncoder, patience: float = 2.0) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
-        self._patience = patience
 
     @property
     def fingerprint(self) -> str:
@@ -215,7 +214,7 @@ class ReportingEncoder:
         for batch in batches(texts, STEP):
             rows.append(self.encoder.encode(batch))
             done += len(batch)
-            if done < len(texts) and time.monotonic() - since > self._patience:
+            if done < len(texts) and time.monotonic() - since > PATIENCE:
                 print(f"{done:,} of {len(texts):,} sentences embedded", file=sys.stderr, flush=True)
                 since = time.monotonic()
         return torch.cat(rows)

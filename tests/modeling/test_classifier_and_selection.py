@@ -145,6 +145,12 @@ def test_suppression_within_and_over_classes(monkeypatch: pytest.MonkeyPatch, ag
         assert len(pairs) == min(30, int((scores > thresholds).sum()))
 
 
+@pytest.mark.parametrize("count", [1, 7, 50, 399, 400, 500])
+def test_the_best_scores_are_those_of_a_stable_sort(count: int):
+    scores = torch.randint(0, 40, (400,)) / 40  # many are equal
+    assert selection._best(scores, count).tolist() == scores.argsort(descending=True, stable=True)[:count].tolist()
+
+
 def test_selection_looks_at_few_candidates(monkeypatch: pytest.MonkeyPatch):
     seen = []
     original = selection.batched_nms

@@ -72,13 +72,12 @@ def select_detections(
     clipped.clip(image_size)
     rows, classes = (scores > score_threshold).logical_and_(valid[:, None]).nonzero(as_tuple=True)
     passing = scores[rows, classes].float()
-    order = passing.argsort(descending=True, stable=True)
-    count = FIRST_CANDIDATES if topk >= 0 else len(order)
+    count = FIRST_CANDIDATES if topk >= 0 else len(passing)
     while True:
-        best = order[:count]
+        best = _best(passing, count)
         groups = torch.zeros_like(best) if class_agnostic else classes[best]
         keep = batched_nms(clipped.tensor[rows[best]], passing[best], groups, nms_threshold)
-        if count >= len(order) or len(keep) >= topk:
+        if count >= len(passing) or len(keep) >= topk:
             break
         count *= GROWTH
     kept = best[keep if topk < 0 else keep[:topk]]
@@ -87,3 +86,11 @@ def select_detections(
     result.scores = passing[kept]
     result.pred_classes = classes[kept]
     return result, rows[kept]
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """Positions of the best scores, best first, equal ones in their order; not all scores are sorted for it."""
+    if count >= len(scores):
+        return scores.argsort(descending=True, stable=True)
+    enough = (scores >= scores.topk(count).values[-1]).nonzero()[:, 0]  # count of them, and what equals the last
+    return enough[scores[enough].argsort(descending=True, stable=True)][:count]

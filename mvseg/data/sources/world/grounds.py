@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chance import Chance
+from .filling import fill
 
 Array = NDArray[Any]
 Color = tuple[int, int, int]
@@ -203,22 +204,19 @@ def _fill(chance: Chance, number: int, height: int, width: int, sketch: bool) ->
 
 def _lay(chance: Chance, picture: Array, index: Array, number: int, loop: Array, sketch: bool) -> None:
     """Lay a ground into a region, in place."""
-    left, top, width, height = cv2.boundingRect(loop)
-    mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [loop - (left, top)], 255)
-    inside = (slice(max(top, 0), top + height), slice(max(left, 0), left + width))
-    region = index[inside]
-    mask = mask[max(-top, 0) :, max(-left, 0) :][: region.shape[0], : region.shape[1]]
+    low = np.maximum(loop.min(0), 0)
+    region = index[low[1] : loop[:, 1].max(), low[0] : loop[:, 0].max()]
+    mask = fill([loop - low], *region.shape)
     region[mask > 0] = number
     for plane, filled in zip(picture, _fill(chance, number, *mask.shape, sketch), strict=True):
-        cv2.copyTo(filled, mask, plane[inside])
+        cv2.copyTo(filled, mask, plane[low[1] :, low[0] :][: mask.shape[0], : mask.shape[1]])
 
 
 def _horizon(chance: Chance, height: int, size: int, above: str) -> Array:
     """Draw the lower part of a scene as a polygon; hilly under the sky and leaves, straight under a wall."""
     hilly = size // 40 if above in ("sky", "foliage") else 0
     line = [(size * step // 8, height + chance.between(-hilly, hilly)) for step in range(9)]
-    return np.array([*line, (size, size - 1), (0, size - 1)], np.int32)
+    return np.array([*line, (size, size), (0, size)], np.int64)
 
 
 def _patch(chance: Chance, horizon: int, size: int) -> Array:
@@ -233,4 +231,4 @@ def _patch(chance: Chance, horizon: int, size: int) -> Array:
     for c, s in turns:
         lump = chance.between(210, 256)
         loop.append((x + (rx * c * lump >> 16), y + (ry * s * lump >> 16)))
-    return np.array(loop, np.int32)
+    return np.array(loop, np.int64)

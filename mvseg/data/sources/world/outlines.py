@@ -10,13 +10,12 @@ An outline is written as text, one line of ``things.tsv``:
   a regular polygon), ``g code x y height`` (a glyph as part). Marks before the operation: ``-`` cuts out, ``*`` draws
   inner lines, ``/`` adds the mirrored step too, ``|`` closes a half outline (right side, top to bottom) by its mirror.
 
-The board is painted once on a fine grid and its contours are followed, so that a thing costs one filled polygon later.
+The board is painted once on a fine grid and its contours are followed, so that a thing costs one filling later.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -25,23 +24,32 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
+from matplotlib import ft2font
+from matplotlib.path import Path as Curves
 from numpy.typing import NDArray
+
+from .filling import fill
 
 Array = NDArray[Any]
 
 UNIT = 512  # an outline fits the square from -UNIT to UNIT and touches two opposite sides of it
 _BOARD = 1280  # side of the fine grid on which a drawing is painted
+_NEAR = 2  # contours are followed this exactly, in fine pixels
 _SCALE = 5  # fine pixels per unit of the board, which so has room for drawings from -128 to 128
+_EM = 2048  # font units of the font; at this size a glyph comes in whole font units, nothing is rounded
+# matplotlib 3.9 has the flag as a number.
+_NO_HINTING: Any = ft2font.LoadFlags.NO_HINTING if hasattr(ft2font, "LoadFlags") else 2
 _STEP = re.compile(r"^([-*/|]*)([obrpslcng])\s+(.*)$")
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Outline of a thing, loops of whole numbers within -UNIT to UNIT, filled by the even-odd rule.
+    """Outline of a thing: loops of whole numbers within -UNIT to UNIT.
 
     Args:
-        body: loops (k, 2) of the silhouette; inner loops are holes.
+        body: loops (k, 2) of the silhouette; holes run the other way round.
         ink: loops of the inner lines, painted darker on the body; may be empty.
     """
 
@@ -70,11 +78,12 @@ def read_outline(text: str) -> Outline:
             _paint_step(body, ink, step.strip())
     elif kind in ("glyph", "filled"):
         loops = _glyph(rest, (0.0, 0.0), 200.0)
-        cv2.fillPoly(body, [_to_board(loop) for loop in loops], 1)
+        _paint(body, [_to_board(loop) for loop in loops], 1)
         if kind == "filled":
             ink, body = body, np.zeros_like(body)
-            outer, _ = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.fillPoly(body, outer, 1)
+            outside = np.pad(ink, 1)
+            cv2.floodFill(outside, None, (0, 0), 1)
+            body |= (outside[1:-1, 1:-1] == 0) | ink
     else:
         raise ValueError(f"outline {text!r}: must begin with 'draw:', 'glyph:' or 'filled:'")
     if not body.any():
@@ -88,11 +97,27 @@ def _paint_step(body: Array, ink: Array, step: str) -> None:
         raise ValueError(f"outline step {step!r}: expected marks of '-*/|', one of 'obrpslcng', and numbers")
     marks, operation, rest = match.groups()
     layer, value = (ink if "*" in marks else body), (0 if "-" in marks else 1)
-    parts = _parts(operation, rest.split(), "|" in marks)
+    words = rest.split()
+    if operation in "lc":
+        points = np.array(words[1:], float).reshape(-1, 2)
+        points = _smooth(points, closed=False) if operation == "c" else points
+        for side in (1, -1) if "/" in marks else (1,):
+            line = [_to_board(points * (side, 1))]
+            cv2.polylines(layer, line, False, value, int(float(words[0]) * _SCALE) | 1)
+        return
+    parts = _parts(operation, words, "|" in marks)
     if "/" in marks:
         parts = parts + [[loop * (-1, 1) for loop in part] for part in parts]
     for part in parts:
-        cv2.fillPoly(layer, [_to_board(loop) for loop in part], value)
+        _paint(layer, [_to_board(loop) for loop in part], value)
+
+
+def _paint(layer: Array, loops: Sequence[Array], value: int) -> None:
+    """Fill loops with a value, in place; what lies beyond the board is cut off."""
+    points = np.concatenate(loops)
+    low, high = np.clip(points.min(0), 0, _BOARD), np.clip(points.max(0) + 1, 0, _BOARD)
+    region = layer[low[1] : high[1], low[0] : high[0]]
+    region[fill([loop - low for loop in loops], *region.shape) > 0] = value
 
 
 def _parts(operation: str, words: Sequence[str], halves: bool) -> list[list[Array]]:
@@ -112,14 +137,11 @@ def _parts(operation: str, words: Sequence[str], halves: bool) -> list[list[Arra
         across, down = (x0, y0 + radius, x1, y1 - radius), (x0 + radius, y0, x1 - radius, y1)
         return [*discs, [_box(*across)], [_box(*down)]]
     if operation == "n":
-        x, y, radius, corners, inner = v
-        count = int(corners) * (2 if inner else 1)
+        x, y, radius, points_of, inner = v
+        count = int(points_of) * (2 if inner else 1)
         angles = [2 * math.pi * k / count - math.pi / 2 for k in range(count)]
         radii = [inner if inner and k % 2 else radius for k in range(count)]
         return [[np.array([(x + r * math.cos(a), y + r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])]]
-    if operation in "lc":
-        points = np.array(v[1:]).reshape(-1, 2)
-        return _line(_smooth(points, closed=False) if operation == "c" else points, v[0])
     points = np.array(v).reshape(-1, 2)
     if halves:
         points = np.concatenate([points, points[::-1] * (-1, 1)])
@@ -135,17 +157,6 @@ def _ellipse(x: float, y: float, rx: float, ry: float) -> Array:
     return np.array([(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles])
 
 
-def _line(points: Array, width: float) -> list[list[Array]]:
-    """Thick line with round ends and joints."""
-    parts = [[_ellipse(x, y, width / 2, width / 2)] for x, y in points]
-    for a, b in itertools.pairwise(points):
-        length = math.hypot(*(b - a))
-        if length:
-            side = np.array([a[1] - b[1], b[0] - a[0]]) * (width / 2 / length)
-            parts.append([np.array([a + side, b + side, b - side, a - side])])
-    return parts
-
-
 def _smooth(points: Array, closed: bool) -> Array:
     """Run a Catmull-Rom curve through points, 8 pieces between two of them."""
     if closed:
@@ -158,8 +169,8 @@ def _smooth(points: Array, closed: bool) -> Array:
     curve = 0.5 * (
         2 * first
         + (after - before) * t
-        + (2 * before - 5 * first + 4 * after - last) * t**2
-        + (3 * first - before - 3 * after + last) * t**3
+        + (2 * before - 5 * first + 4 * after - last) * (t * t)
+        + (3 * first - before - 3 * after + last) * (t * t * t)
     )
     curve = curve.transpose(1, 0, 2).reshape(-1, 2)
     return curve if closed else np.concatenate([curve, points[-1:]])
@@ -167,22 +178,17 @@ def _smooth(points: Array, closed: bool) -> Array:
 
 @functools.cache
 def _font() -> Any:
-    import matplotlib
-    from matplotlib.ft2font import FT2Font
-
-    font = FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"))
+    font = ft2font.FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"))
+    font.set_size(_EM, 72)
     return font
 
 
 def _glyph(code: str, centre: tuple[float, float], height: float) -> list[Array]:
     """Read the loops of a glyph, flattened, with the larger side of its box as asked."""
-    from matplotlib.ft2font import LoadFlags
-    from matplotlib.path import Path as Curves
-
     font, character = _font(), int(code.removeprefix("U+"), 16)
     if character not in font.get_charmap():
         raise ValueError(f"outline: the font has no glyph {code}")
-    font.load_char(character, flags=LoadFlags.NO_SCALE)
+    font.load_char(character, flags=_NO_HINTING)
     vertices, codes = font.get_path()
     loops: list[Array] = []
     pen: list[Array] = []
@@ -218,9 +224,37 @@ def _follow(body: Array, ink: Array) -> Outline:
     side = max(w, h)
 
     def loops(layer: Array) -> tuple[Array, ...]:
-        contours, _ = cv2.findContours(layer, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        found = [cv2.approxPolyDP(contour, 2, True)[:, 0].astype(np.int64) for contour in contours]
-        fitted = [((2 * loop - (2 * x + w - 1, 2 * y + h - 1)) * UNIT * 2 + side) // (2 * side) for loop in found]
-        return tuple(loop for loop in fitted if len(loop) >= 3)
+        contours, tree = cv2.findContours(layer, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        found = []
+        for contour, (_, _, _, parent) in zip(contours, tree[0] if len(contours) else (), strict=True):
+            loop = _simplify(contour[:, 0].astype(np.int64))
+            before = np.roll(loop, 1, 0)
+            area = int((before[:, 0] * loop[:, 1] - before[:, 1] * loop[:, 0]).sum())
+            if area:  # outer loops one way round, holes the other way
+                found.append(loop if (area > 0) == (parent < 0) else loop[::-1])
+        return tuple(((2 * loop - (2 * x + w - 1, 2 * y + h - 1)) * UNIT * 2 + side) // (2 * side) for loop in found)
 
     return Outline(loops(body), loops(ink))
+
+
+def _simplify(loop: Array) -> Array:
+    """Leave out points of a contour that lie within _NEAR fine pixels of the rest (Douglas and Peucker).
+
+    It begins at the upper left point, whatever point OpenCV's version begins with, and counts in whole numbers.
+    """
+    loop = np.roll(loop, -int(np.lexsort((loop[:, 0], loop[:, 1]))[0]), 0)
+    far = int(((loop - loop[0]) ** 2).sum(1).argmax())
+    loop = np.concatenate([loop, loop[:1]])
+    keep = {0, far}
+    parts = [(0, far), (far, len(loop) - 1)]
+    while parts:
+        first, last = parts.pop()
+        if last - first < 2:
+            continue
+        along, off = loop[last] - loop[first], loop[first + 1 : last] - loop[first]
+        area = np.abs(along[0] * off[:, 1] - along[1] * off[:, 0])
+        middle = int(area.argmax())
+        if int(area[middle]) ** 2 > _NEAR**2 * int((along**2).sum()):
+            keep.add(first + 1 + middle)
+            parts += [(first, first + 1 + middle), (first + 1 + middle, last)]
+    return loop[sorted(keep)]

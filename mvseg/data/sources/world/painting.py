@@ -6,6 +6,7 @@ All is whole numbers, so that the pixels are the same on every machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -13,8 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chance import Chance
+from .filling import FINE, FULL, shrink
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FilledThing:
+    """A thing at its size and angle, before it has a place.
+
+    Args:
+        loops: its contour (k, 2) each, in fine pixels from its upper left corner.
+        body: coverage by its silhouette (h, w), uint8, 0 to FULL; its rim of two pixels is empty.
+        ink: coverage by its inner lines (h, w), or None.
+    """
+
+    loops: list[Array]
+    body: Array
+    ink: Array | None
+
 
 # English colour word -> the two RGB ends of its range.
 COLORS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -34,24 +52,8 @@ PEN_COLORS = ("red", "green", "blue", "purple", "brown", "black")  # colours tha
 
 _PAPER = np.array([252, 251, 247])
 
-FINE = 4  # masks are filled on a grid this many times finer, then averaged: anti-aliased, the same everywhere
-FULL = 16  # value of a filled fine pixel; the mean over 16 of them is a whole number, so nothing is rounded
 _NEAR = 190  # a thing's colour differs from its ground by at least this much, summed over R, G and B
-_CROSS = np.ones((3, 3), np.uint8)
-
-
-def coverage(fine: Array) -> Array:
-    """Count how many of the 16 fine pixels of each pixel are filled.
-
-    Args:
-        fine: (4 * H, 4 * W) uint8, FULL where filled.
-
-    Returns:
-        (H, W) uint8, 0 to 16.
-    """
-    h, w = fine.shape
-    half = cv2.resize(fine, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
-    return cv2.resize(half, (w // 4, h // 4), interpolation=cv2.INTER_AREA)
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
 def choose_color(chance: Chance, ground: Array, names: Sequence[str]) -> tuple[str, Array]:
@@ -108,27 +110,26 @@ def flat(color: Array) -> Array:
     return np.asarray(color).astype(np.uint16)[:, None, None]
 
 
-def paint_thing(chance: Chance, picture: Array, corner: tuple[int, int], fine: Array, ink: Array, color: Array) -> None:
+def paint_thing(chance: Chance, picture: Array, corner: tuple[int, int], shape: FilledThing, color: Array) -> None:
     """Paint one thing with shadow, rim, shading, texture and inner lines, in place.
 
     Args:
         chance: source of all that is random.
         picture: (3, H, W) uint8 RGB.
-        corner: (y, x) of the upper left pixel of the masks.
-        fine: (4 * h, 4 * w) uint8, FULL on the silhouette.
-        ink: the same for the inner lines, or empty.
+        corner: (y, x) of the upper left pixel of the thing.
+        shape: the thing, filled.
         color: RGB (3,).
     """
-    cover = coverage(fine)
+    cover = shape.body
     (y, x), (h, w) = corner, cover.shape
     shadow = picture[:, y + 2 : y + 2 + h, x + 2 : x + 2 + w]
-    dimmed = 16 - (cover[: shadow.shape[1], : shadow.shape[2]] * 5 >> 4).astype(np.uint16)
-    shadow[:] = shadow * dimmed >> 4
+    dimmed: Array = shadow * (16 - (cover[: shadow.shape[1], : shadow.shape[2]] * 5 >> 4).astype(np.uint16))
+    shadow[:] = dimmed >> 4
     # Rims and inner lines are darker than the body, or lighter if that is nearly black.
     dark = 110 if color.sum() > 150 else 820
-    lines = (cover - cv2.erode(cover, _CROSS)) * 12 >> 4
-    if ink.size:
-        lines = np.maximum(lines, coverage(ink))
+    lines = (cover - cv2.erode(cover, _SQUARE)).astype(np.int32) * 12 >> 4
+    if shape.ink is not None:
+        lines = np.maximum(lines, shape.ink)
     shade = _shade(chance, h, w)
     shade += (dark - shade) * lines >> 4
     body = np.minimum(flat(color).astype(np.int32) * shade >> 8, 255).astype(np.uint16)
@@ -155,36 +156,46 @@ def _shade(chance: Chance, h: int, w: int) -> Array:
     return shade
 
 
-def sketch_thing(
-    chance: Chance, picture: Array, corner: tuple[int, int], fine: Array, ink: Array, color: Array
-) -> None:
+def sketch_thing(chance: Chance, picture: Array, corner: tuple[int, int], shape: FilledThing, color: Array) -> None:
     """Draw one thing with a coloured pen on white: doubled wobbly contour and hatching, in place.
 
     Args:
         chance: source of all that is random.
         picture: (3, H, W) uint8 RGB.
-        corner: (y, x) of the upper left pixel of the masks.
-        fine: (4 * h, 4 * w) uint8, FULL on the silhouette.
-        ink: the same for the inner lines, or empty.
+        corner: (y, x) of the upper left pixel of the thing.
+        shape: the thing, filled.
         color: RGB (3,) of the pen.
     """
-    cover = coverage(fine)
+    cover = shape.body
     (y, x), (h, w) = corner, cover.shape
     region = picture[:, y : y + h, x : x + w]
     blend(region, flat(_PAPER), cover)  # the paper hides what lies behind
-    lines = np.zeros_like(fine)
+    layer = np.zeros((h * FINE, w * FINE), np.uint8)
     slope, gap = chance.pick((h, -h, 2 * h, -2 * h)) * FINE // 2, FINE * chance.between(6, 10)
     for start in range(-abs(slope), w * FINE + abs(slope), gap):
-        cv2.line(lines, (start, 0), (start + slope, h * FINE), FULL, FINE // 2)
-    blend(region, flat(color), coverage(np.minimum(lines, fine)) * 11 >> 4)
-    stroke = np.zeros_like(fine)
-    contours, _ = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    for _ in range(2):
-        for contour in contours:
-            points = contour[:: 5 * FINE, 0]
-            if len(points) >= 3:
-                wobble = np.array([chance.between(-FINE, FINE) for _ in range(2 * len(points))])
-                cv2.polylines(stroke, [points + wobble.reshape(-1, 2).astype(np.int32)], True, FULL, FINE)
-    blend(region, flat(color), coverage(stroke))
-    if ink.size:
-        blend(region, flat(color), coverage(ink))
+        cv2.line(layer, (start, 0), (start + slope, h * FINE), FULL, FINE // 2)
+    lines = np.minimum(shrink(layer) * 11 >> 4, cover)
+    layer[:] = 0
+    for loop in shape.loops:
+        points = _resample(loop, 4 * FINE)
+        if len(points) < 3:
+            continue  # a hole too small for a pen
+        for _ in range(2):
+            wobble = chance.noise(*points.shape, *points.shape) % (2 * FINE + 1) - np.int64(FINE)
+            cv2.polylines(layer, [(points + wobble).astype(np.int32)], True, FULL, FINE)
+    lines = np.maximum(lines, shrink(layer))
+    blend(region, flat(color), lines if shape.ink is None else np.maximum(lines, shape.ink))
+
+
+def _resample(loop: Array, step: int) -> Array:
+    """Cut long edges of a loop in pieces, and leave out corners that are close to the one before."""
+    corners = loop.tolist()
+    x, y = corners[-1]
+    points = []
+    for next_x, next_y in corners:
+        pieces = max(abs(next_x - x), abs(next_y - y)) // step
+        if pieces:
+            ways = range(1, pieces + 1)
+            points += [(x + (next_x - x) * way // pieces, y + (next_y - y) * way // pieces) for way in ways]
+            x, y = next_x, next_y
+    return np.array(points, np.int64).reshape(-1, 2)

@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mvseg.vocabulary import did_you_mean
+
 from .chance import Chance
+from .filling import FINE, FULL, cover, shrink
 from .grounds import draw_ground
 from .outlines import UNIT
-from .painting import COLORS, FINE, FULL, PEN_COLORS, blend, choose_color, coverage, flat, paint_thing, sketch_thing
+from .painting import COLORS, PEN_COLORS, FilledThing, blend, choose_color, flat, paint_thing, sketch_thing
 from .things import Thing, things
 
 Array = NDArray[Any]
@@ -140,7 +143,7 @@ def _check(spec: SceneSpec) -> tuple[Sequence[str], Sequence[float]]:
     weights = [1.0] * len(names) if spec.weights is None else list(spec.weights)
     unknown = [name for name in [*names, spec.dominant] if name is not None and name not in things()]
     if unknown:
-        raise ValueError(f"scene: the world has no thing {', '.join(map(repr, unknown))}")
+        raise ValueError(f"scene: the world has no thing {unknown[0]!r}{did_you_mean(unknown[0], things())}")
     if spec.style not in STYLES:
         raise ValueError(f"scene: style {spec.style!r} is not one of {', '.join(STYLES)}")
     if len(weights) != len(names) or min(weights, default=1) < 0 or (weights and not sum(weights)):
@@ -164,14 +167,13 @@ def _add(chance: Chance, canvas: _Canvas, thing: Thing, style: str, sizes: tuple
     for attempt in range(24):
         percent = chance.between(*sizes) * (24 - attempt) // 24
         side = max(12, size * max(percent, 8) // 100)
-        fine, ink = _masks(chance, thing, side)
-        cover = coverage(fine)
-        h, w = cover.shape
+        shape = fill_thing(chance, thing, side)
+        h, w = shape.body.shape
         if h > size or w > size:
             continue
         y, x = chance.between(0, size - h), chance.between(0, size - w)
         under = canvas.owner[y : y + h, x : x + w]
-        mask = cover >= FULL // 2
+        mask = shape.body >= FULL // 2
         area = cv2.countNonZero(mask.view(np.uint8))
         hidden = np.bincount(under[mask], minlength=256)
         if area < 12 or any(2 * (v - n) < f for v, n, f in zip(canvas.visible, hidden, canvas.full_areas)):
@@ -179,7 +181,7 @@ def _add(chance: Chance, canvas: _Canvas, thing: Thing, style: str, sizes: tuple
         names = PEN_COLORS if style == "sketch" else tuple(COLORS)
         color, rgb = choose_color(chance, canvas.image[:, y : y + h, x : x + w], names)
         paint = sketch_thing if style == "sketch" else paint_thing
-        paint(chance, canvas.image, (y, x), fine, ink, rgb)
+        paint(chance, canvas.image, (y, x), shape, rgb)
         under[mask] = len(canvas.names)
         canvas.visible = [int(v - n) for v, n in zip(canvas.visible, hidden)] + [area]
         canvas.names.append(thing.name)
@@ -188,29 +190,30 @@ def _add(chance: Chance, canvas: _Canvas, thing: Thing, style: str, sizes: tuple
         return
 
 
-def _masks(chance: Chance, thing: Thing, side: int) -> tuple[Array, Array]:
-    """Fill the silhouette and the inner lines of a thing with its longer side as asked, rotated and perhaps flipped."""
+def fill_thing(chance: Chance, thing: Thing, side: int) -> FilledThing:
+    """Fill a thing, rotated, a little slimmer, and perhaps flipped.
+
+    Args:
+        chance: source of all that is random.
+        thing: what.
+        side: its longer side in pixels, before it is rotated.
+
+    Returns:
+        The filled thing.
+    """
     angle = chance.between(-thing.turn, thing.turn)
     flip = -1 if thing.flip and chance.share() < 0.5 else 1
     c, s = _cosine(angle), _cosine(angle - 90)
     squeeze = chance.between(226, 256)  # parts of 256: things are not all equally slim
     turn = np.array([[c * flip * squeeze, s * flip * squeeze], [-s * 256, c * 256]], np.int64) * (side * FINE // 2)
     scale = _TURN * 256 * UNIT
-
-    def place(loops: Sequence[Array]) -> list[Array]:
-        return [(loop @ turn + scale // 2) // scale for loop in loops]
-
-    body = place(thing.outline.body)
+    body = [(loop @ turn + scale // 2) // scale for loop in thing.outline.body]
     points = np.concatenate(body)
     low = points.min(0) - _MARGIN * FINE
-    span = (points.max(0) - low) // FINE + 1 + _MARGIN
-    fine = np.zeros((int(span[1]) * FINE, int(span[0]) * FINE), np.uint8)
-    cv2.fillPoly(fine, [(loop - low).astype(np.int32) for loop in body], FULL)
-    if not thing.outline.ink:
-        return fine, np.zeros((0, 0), np.uint8)
-    ink = np.zeros_like(fine)
-    cv2.fillPoly(ink, [(loop - low).astype(np.int32) for loop in place(thing.outline.ink)], FULL)
-    return fine, ink
+    width, height = ((points.max(0) - low) // FINE + 1 + _MARGIN).tolist()
+    body = [loop - low for loop in body]
+    ink = [(loop @ turn + scale // 2) // scale - low for loop in thing.outline.ink]
+    return FilledThing(body, cover(body, height, width), cover(ink, height, width) if ink else None)
 
 
 @functools.cache
@@ -240,4 +243,4 @@ def _scribble(chance: Chance, image: Array, style: str) -> None:
         region = image[:, y : y + h, x : x + w]
         gap = 60 if style == "plain" else 100
         color = np.clip(region[:, 0, 0].astype(int) + [chance.between(-gap, gap) for _ in range(3)], 0, 255)
-        blend(region, flat(color), coverage(layer) * 12 >> 4)
+        blend(region, flat(color), shrink(layer) * 12 >> 4)

@@ -229,7 +229,9 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, default=320, help="height of an image in the sheet in pixels (320)")
     parser.add_argument("--columns", type=int, default=0, help="images in a row; 0: 4, or 2 pairs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the augmentation (0)")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs that override the config")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs that override the config; at the end"
+    )
     parser.set_defaults(run=show)
 
 

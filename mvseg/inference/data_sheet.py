@@ -111,7 +111,7 @@ def describe(record: Record, sample: Record) -> str:
     Returns:
         Such as "640 x 480, 3 objects, 1 crowd region left out".
     """
-    parts = [f"{record.get('width', '?')} x {record.get('height', '?')}"]
+    parts = [f"{sample['width']} x {sample['height']}"]
     instances = sample.get("instances")
     crowd = sum(bool(a.get("iscrowd")) for a in record.get("annotations") or ())
     if instances is not None and (record.get("annotations") or record.get("supervision") in ("boxes", "masks", None)):

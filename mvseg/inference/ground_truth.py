@@ -16,7 +16,6 @@ IGNORE_LABEL = 255  # value of pixels without a class
 MAP_ALPHA = 0.55  # how much a map's colour covers the image
 LINE_HEIGHT = 15  # pixels of a line of text below a picture
 LEGEND_ENTRIES = 16  # classes listed below a map, largest first
-PHRASE_LENGTH = 40  # characters of a phrase written at its box; the whole phrase stands below the picture
 
 
 def draw_sample(sample: Mapping[str, Any], words: Sequence[str], *, rgb: bool, height: int = 320) -> np.ndarray:
@@ -43,7 +42,7 @@ def draw_sample(sample: Mapping[str, Any], words: Sequence[str], *, rgb: bool, h
     picture = draw_objects(image, boxes, labels, masks=masks, height=height)
     tags = [_Line(words[int(i)], label_color(words[int(i)])) for i in sample.get("image_labels") or ()]
     lines += tags or [_Line(str(text)) for text in sample.get("captions") or ()]
-    lines += [_Line(str(p["text"]), label_color(str(p["text"]))) for p in sample.get("phrases") or ()]
+    lines += _phrase_lines(sample)
     return _with_lines(picture, lines) if lines else picture
 
 
@@ -63,11 +62,24 @@ def _objects(sample: Mapping[str, Any], words: Sequence[str]) -> tuple[Any, list
         labels = [words[int(c)] for c in instances.gt_classes]
         masks = instances.gt_masks if instances.has("gt_masks") else None
         return instances.gt_boxes.tensor.cpu(), labels, masks
-    for phrase in sample.get("phrases") or ():
-        text = str(phrase["text"])
-        boxes.append(_corners(phrase))
-        labels.append(text if len(text) <= PHRASE_LENGTH else text[: PHRASE_LENGTH - 1] + "…")
+    for number, box in enumerate(_phrases_of_boxes(sample), start=1):
+        boxes.append(box)
+        labels.append(str(number))
     return boxes, labels, None
+
+
+def _phrases_of_boxes(sample: Mapping[str, Any]) -> dict[tuple[float, ...], list[str]]:
+    """The phrases about each box; several may speak of one object."""
+    found: dict[tuple[float, ...], list[str]] = {}
+    for phrase in sample.get("phrases") or ():
+        found.setdefault(tuple(round(side, 2) for side in _corners(phrase)), []).append(str(phrase["text"]))
+    return found
+
+
+def _phrase_lines(sample: Mapping[str, Any]) -> list[_Line]:
+    """One line for each phrase, with the number and the colour of its box."""
+    boxes = _phrases_of_boxes(sample).values()
+    return [_Line(f"{n}: {text}", label_color(str(n))) for n, texts in enumerate(boxes, start=1) for text in texts]
 
 
 def _corners(item: Mapping[str, Any]) -> list[float]:

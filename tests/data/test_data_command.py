@@ -215,6 +215,8 @@ def test_show_augmented_puts_pairs_beside_each_other(dataset: Path):
         arguments = ["--images", "7", "--augmented", "--config-file", str(config), "--height", "300"]
         assert main(["show", "looked_at", *arguments, "--seed", str(seed), "--output", str(path)]) == 0
         pictures.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
+        smaller = ["--opts", "INPUT.MIN_SIZE_TRAIN", "(30,)"]
+        assert main(["show", "looked_at", *arguments, "--output", str(dataset / "smaller.png"), *smaller]) == 0
     assert all(p.shape == (316, 806, 3) for p in pictures)
     assert all((p[:, :400] == pictures[0][:, :400]).all() for p in pictures)  # the original stays
     # the square lies at x = 2 to 12 of 40, or, flipped, at 28 to 38
@@ -268,7 +270,11 @@ def test_sentences_stand_below_and_phrases_at_their_box():
     plain = draw_sample({"image": image, "captions": ["a grey wall", "nothing at all"]}, [], rgb=True, height=80)
     assert plain.shape == (80 + 2 * LINE_HEIGHT + 2, 120, 3) and (plain[81:95] < 100).any() and (plain[96:] < 100).any()
     phrase = {"text": "it", "bbox": [10, 5, 30, 35], "bbox_mode": 0}
-    boxed = draw_sample({"image": image, "phrases": [phrase]}, [], rgb=True, height=80)
+    both = [phrase, {**phrase, "text": "the same thing"}]
+    boxed = draw_sample({"image": image, "phrases": both}, [], rgb=True, height=80)
+    assert boxed.shape[0] == 80 + 2 * LINE_HEIGHT + 2  # one box, two phrases about it
+    for line in range(2):
+        assert np.abs(boxed[88 + line * LINE_HEIGHT, 6] / 255 - np.array(label_color("1"))).max() < 0.02
     changed = (np.abs(boxed[:80].astype(int) - 100) > 30).any(axis=2)
     assert changed[20:60, 20].mean() > 0.9 and not changed[:, 100:].any()
     tags = draw_sample({"image": image, "image_labels": [1]}, ["cat", "dog"], rgb=True, height=80)
@@ -281,3 +287,30 @@ def test_the_command_starts():
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 2 and "no dataset 'no_such_set'" in result.stderr
+
+
+def test_semantic_maps_are_counted_checked_and_drawn(tmp_path: Path, card, capsys):
+    """Value 0 is nothing, 1 is sky, 2 is grass; the second map has a value that is no class."""
+    for folder in ("images", "maps"):
+        (tmp_path / folder).mkdir()
+    first = np.zeros((20, 40), np.uint8)
+    first[:, :10], first[:, 10:30] = 1, 2
+    for name, labels in (("a", first), ("b", np.full((20, 40), 2, np.uint8))):
+        Image.fromarray(np.full((20, 40, 3), ord(name), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(labels).save(tmp_path / "maps" / f"{name}.png")
+    made = card(
+        name="two_maps", format="semantic", image_root=str(tmp_path / "images"), annotations=str(tmp_path / "maps"),
+        vocabulary=["sky", "grass", "sea"], options={"label_offset": 1, "ignore_label": 0},
+    )  # fmt: skip
+    assert main(["stats", "two_maps"]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["grass"] == ["2", "2"] and rows["sky"] == ["1", "1"] and rows["sea"] == ["0", "0"]
+    assert rows["pixels without a label"] == ["12.5%"] and rows["semantic maps read"] == ["2 of 2"]
+    assert main(["show", "two_maps", "--images", "a", "--height", "200", "--output", str(tmp_path / "s.png")]) == 0
+    picture = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(float)
+    tinted = 0.45 * ord("a") / 255 + 0.55 * np.array(label_color("sky"))
+    assert np.abs(picture[16 + 100, 50] / 255 - tinted).max() < 0.02
+    assert inspect_card(made).problems == []
+    Image.fromarray(np.full((20, 40), 9, np.uint8)).save(tmp_path / "maps" / "b.png")
+    found = inspect_card(made).problems
+    assert any(p.fatal and "b.png" in p.text and "9" in p.text for p in found)

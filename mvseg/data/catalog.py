@@ -105,7 +105,7 @@ class _Entry:
             if not metadata.get("json_file"):  # an evaluator may already have put its own file there
                 metadata.set(json_file=file)
         elif metadata.get("json_file") == file:
-            if self.card.evaluator == "lvis":
+            if self.card.evaluator == "lvis" and loaded.vocabulary is not None:
                 raise ValueError(
                     f"{self.card.where}: LVIS evaluation reads {file} itself, but its categories are not vocabulary "
                     f"{loaded.vocabulary.name!r} with the same ids; leave the vocabulary out of the card"

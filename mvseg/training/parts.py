@@ -104,8 +104,9 @@ def _learns_from(cfg: CfgNode) -> tuple[str, ...] | None:
 
 def _answers_of(model: nn.Module) -> tuple[str, ...] | None:
     """What a model answers with, or None if nobody knows."""
-    if hasattr(model, "answers"):
-        return tuple(model.answers)
+    said: Any = getattr(model, "answers", None)
+    if said is not None:
+        return tuple(said)
     known = _detectron2(type(model))
     return known[1] if known else None
 

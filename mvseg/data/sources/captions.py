@@ -31,9 +31,9 @@ def load_captions(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDat
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     report = LoadReport(card.name)
     records = image_records(card, tree["images"], root, path, lambda image: str(image["file_name"]), report)
-    for record in records.values():
-        del record["annotations"]
-        record["captions"] = []
+    for started in records.values():
+        del started["annotations"]
+        started["captions"] = []
     for number, annotation in enumerate(tree["annotations"]):
         where = f"{card.where}: {path}: annotation {annotation.get('id', f'number {number}')}"
         record = records.get(annotation["image_id"])

@@ -46,9 +46,9 @@ def load_phrases(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedData
     tree = _read(card, path, report)
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     records = image_records(card, tree["images"], root, path, lambda image: str(image["file_name"]), report)
-    for record in records.values():
-        del record["annotations"]
-        record["phrases"] = []
+    for started in records.values():
+        del started["annotations"]
+        started["phrases"] = []
     check_unique([ref["ref_id"] for ref in tree["refs"] if "ref_id" in ref], "ref_id", f"{card.where}: {path}")
     for number, ref in enumerate(tree["refs"]):
         where = f"{card.where}: {path}: ref {ref.get('ref_id', f'number {number}')}"

@@ -372,6 +372,8 @@ def test_other_settings_and_other_code_are_drawn_again(tmp_path, monkeypatch):
     assert len(list((tmp_path / "sketch/val").iterdir())) == 2  # nothing is left of the larger set
     settings = WorldSettings(1000, 2, 64, 0)
     assert is_written(tmp_path, "world_sketch", settings)
+    assert is_written(tmp_path, "world_sketch", WorldSettings(7, 2, 64, 0))  # it has no training pictures
+    assert not is_written(tmp_path, "world_sketch", WorldSettings(1000, 2, 64, 1))
     monkeypatch.setattr(module, "_code", lambda: "other")
     assert not is_written(tmp_path, "world_sketch", settings)
     assert write_world(tmp_path, val_images=2, **arguments).images == 2

@@ -168,7 +168,8 @@ def is_written(output: str | Path, name: str, settings: WorldSettings) -> bool:
 
 
 def _stamp(name: str, settings: WorldSettings) -> dict[str, Any]:
-    return {"dataset": name, **asdict(settings), "code": _code()}
+    pictures = {split: settings.count(split) for split in DATASETS[name].splits}  # others do not matter to this dataset
+    return {"dataset": name, "pictures": pictures, "size": settings.size, "seed": settings.seed, "code": _code()}
 
 
 @cache

@@ -208,9 +208,7 @@ def test_table_knows_its_words_and_names_the_nearest(tmp_path):
     save_embeddings(tmp_path / "t.npz", rows, ["Trash_Can", "cat"])
     table = build_text_encoder(f"table:{tmp_path}/t.npz", cache=tmp_path)
     torch.testing.assert_close(table.encode(["CAT", "trash can", "cat"]), rows[[1, 0, 1]])
-    with pytest.raises(
-        ValueError, match=r"no row for 1 of 2 texts, such as 'trash cans' \(nearest: Trash_Can\).*minilm"
-    ):
+    with pytest.raises(ValueError, match=r"no row for 1 of 2.*'trash cans' \(nearest: Trash_Can\).*minilm"):
         table.encode(["cat", "trash cans"])
     np.save(tmp_path / "t.npy", rows.numpy())
     with pytest.raises(ValueError, match=r"does not say which words"):

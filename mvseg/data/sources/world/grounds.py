@@ -206,10 +206,11 @@ def _lay(chance: Chance, picture: Array, index: Array, number: int, loop: Array,
     """Lay a ground into a region, in place."""
     low = np.maximum(loop.min(0), 0)
     region = index[low[1] : loop[:, 1].max(), low[0] : loop[:, 0].max()]
-    mask = fill([loop - low], *region.shape)
+    height, width = region.shape
+    mask = fill([loop - low], height, width)
     region[mask > 0] = number
-    for plane, filled in zip(picture, _fill(chance, number, *mask.shape, sketch), strict=True):
-        cv2.copyTo(filled, mask, plane[low[1] :, low[0] :][: mask.shape[0], : mask.shape[1]])
+    for plane, filled in zip(picture, _fill(chance, number, height, width, sketch), strict=True):
+        cv2.copyTo(filled, mask, plane[low[1] :, low[0] :][:height, :width])
 
 
 def _horizon(chance: Chance, height: int, size: int, above: str) -> Array:

@@ -45,6 +45,9 @@ KINDS = {
     "clipped": "boxes reaching outside their image (clipped)",
     "bad_polygons": "polygons with fewer than 3 points (dropped)",
     "no_mask": "instances left without a mask (dropped)",
+    "bad_sentence": "sentences that are no texts",
+    "empty_sentences": "empty sentences (dropped)",
+    "empty_folders": "class folders without an image",
 }
 FILE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -21,6 +22,7 @@ from mvseg.data.label_maps import read_panoptic, read_semantic
 from mvseg.data.loader import build_train_loader
 from mvseg.data.supervision import SUPERVISION
 from mvseg.evaluation import build_evaluator, overall, write_per_class
+from mvseg.provider import detectron2_provider
 from mvseg.training import Trainer
 from mvseg.training.parts import check_test_sets, check_training_sets
 from mvseg.training.setup import prepare_datasets
@@ -197,10 +199,12 @@ def test_semantic_evaluation_with_the_offset_of_the_card(kinds, tmp_path):
     assert results["sem_seg"]["ACC-tree"] == pytest.approx(200 / 3)
     assert set(overall(results)["sem_seg"]) == {"mIoU", "fwIoU", "mACC", "pACC"}
     write_per_class(tmp_path / "classes.csv", results)
-    lines = (tmp_path / "classes.csv").read_text().splitlines()
-    assert lines == ["class,sem_seg IoU,sem_seg ACC", "sky,75.0000,100.0000", "tree,66.6667,66.6667"]
+    with (tmp_path / "classes.csv").open(newline="") as file:  # an installed Detectron2 may have further columns
+        rows = {row["class"]: (row["sem_seg IoU"], row["sem_seg ACC"]) for row in csv.DictReader(file)}
+    assert rows == {"sky": ("75.0000", "100.0000"), "tree": ("66.6667", "66.6667")}
 
 
+@pytest.mark.skipif(detectron2_provider() != "builtin", reason="upstream needs panopticapi, which is not on PyPI")
 def test_panoptic_evaluation_with_the_metadata_of_the_reader(kinds, tmp_path):
     name = kinds["panoptic"]
     evaluator = build_evaluator(name, str(tmp_path))

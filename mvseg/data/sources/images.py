@@ -97,7 +97,7 @@ def image_sizes(card: DatasetCard, paths: Sequence[Path]) -> list[Size | None]:
             if isinstance(found, FileNotFoundError):
                 complain(missing_message(card, "image", path), "missing_file", FileNotFoundError)
             elif isinstance(found, Exception):
-                complain(f"{card.where}: image {path} cannot be read: {found}", "unreadable_image")
+                complain(f"{card.where}: image {path} cannot be read: {found}", "unreadable")
             sizes.append(None if isinstance(found, Exception) else found)
     return sizes
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mvseg.data.catalog import get_card
 from mvseg.inference.words import AskedWords
 from mvseg.modeling.words import WordEmbedder
-from mvseg.vocabulary import LabelSpace, Vocabulary
+from mvseg.vocabulary import LabelSpace, TextEncoder, Vocabulary
+from mvseg.vocabulary.embedding_files import Provenance, read_provenance
 from mvseg.vocabulary.suggestions import normalize
+
+logger = logging.getLogger(__name__)
 
 
 def words_of(space: LabelSpace) -> Vocabulary:
@@ -28,6 +36,42 @@ def words_of(space: LabelSpace) -> Vocabulary:
     columns = list(first.values())
     embeddings = None if space.embeddings is None else space.embeddings[columns]
     return Vocabulary(name="training", names=tuple(space.names[c] for c in columns), embeddings=embeddings)
+
+
+class _EncoderOfFile(WordEmbedder):
+    """The encoder that made an embedding file; an encoder of that name with other weights is refused."""
+
+    def __init__(self, path: Path, made: Provenance) -> None:
+        super().__init__(made.encoder, made.prompts)
+        self._path, self._made = path, made
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        encoder = WordEmbedder(self.description).encoder
+        if encoder.fingerprint != self._made.fingerprint:
+            raise ValueError(
+                f"the text embeddings of {self._path} were made with another {self.description} than the one installed "
+                f"here (content {self._made.fingerprint[:8]}, not {encoder.fingerprint[:8]})"
+            )
+        logger.info("Text encoder: %s, which made %s", self.description, self._path)
+        return encoder
+
+
+def embedder_of_cards(datasets: Sequence[str]) -> WordEmbedder | None:
+    """Find the text encoder of the training where the config does not name it, but its embedding files do.
+
+    Args:
+        datasets: names of the training datasets.
+
+    Returns:
+        The encoder and the prompts that made their embeddings, or None if no file says it.
+    """
+    for dataset in datasets:
+        for path in get_card(dataset).embedding_files():
+            made = read_provenance(path) if path.is_file() else None
+            if made is not None and made.prompts and made.synonyms == "ignore":
+                return _EncoderOfFile(path, made)
+    return None
 
 
 def embed(asked: AskedWords, space: LabelSpace | None, embedder: WordEmbedder | None, width: int) -> Vocabulary:

@@ -22,7 +22,7 @@ from mvseg.data.augmentation import build_test_augmentations
 from mvseg.data.pixels import to_rgb, upright
 from mvseg.data.reading import ImageReadError, read_image
 from mvseg.inference.building import NmsKind, build, find_run, set_selection
-from mvseg.inference.embedding import embed, words_of
+from mvseg.inference.embedding import embed, embedder_of_cards, words_of
 from mvseg.inference.words import AskedWords, near_vocabularies, parse_words, read_words, thresholds_of
 from mvseg.vocabulary import Vocabulary
 
@@ -203,7 +203,8 @@ class Predictor:
             asked = AskedWords(words_of(space))
         learned = getattr(self.model.roi_heads, "prompt_context", None) is not None
         if width is not None and not learned:
-            return embed(asked, space, self.model.embed_words, width)
+            embedder = self.model.embed_words or embedder_of_cards(self.cfg.DATASETS.TRAIN)
+            return embed(asked, space, embedder, width)
         if asked.prompts:
             kind = "model with a learned prompt" if learned else "closed-set model"
             raise ValueError(f"this {kind} takes no prompts ({', '.join(asked.prompts)}): name only the words")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from tiny_run import TRAINED, embeddings_of, picture, write_run
 from torchvision.ops import box_iou
 
 from mvseg.config import load_config
-from mvseg.data.catalog import get_vocabulary, unregister_card
+from mvseg.data.catalog import get_vocabulary, register_dataset, unregister_card
 from mvseg.inference import Predictor
-from mvseg.vocabulary import Vocabulary
+from mvseg.vocabulary import Vocabulary, build_text_encoder
+from mvseg.vocabulary.embedding_files import Provenance, save_embeddings
 
 SIZES = [(64, 80), (100, 64), (64, 80), (30, 200), (64, 90), (7, 5), (100, 64), (300, 1), (1, 1)]
 
@@ -148,6 +150,24 @@ def test_without_an_encoder_known_words_work_and_others_say_how_to_get_one(tmp_p
     with pytest.raises(ValueError, match="for prompts of your own there are no text embeddings"):
         plain.set_vocabulary("cat=a cat|kitty")
     assert plain.names == ("Dog", "red_car")  # a mistake changes nothing
+
+
+def test_the_embedding_file_of_the_training_may_name_the_encoder(run: Path, tmp_path: Path):
+    table = f"table:{run / 'table.npz'}"
+    made = Provenance(table, build_text_encoder(table).fingerprint, prompts="name")
+    for name, provenance in (("right", made), ("other", replace(made, fingerprint="0" * 32))):
+        save_embeddings(tmp_path / f"{name}.npz", torch.from_numpy(embeddings_of(TRAINED)), TRAINED, provenance)
+        card = {"name": f"tiny_run_{name}", "format": "coco", "image_root": ".", "annotations": "none.json"}
+        register_dataset(**card, vocabulary=TRAINED, embeddings=str(tmp_path / f"{name}.npz"))
+    opts = ["MODEL.CLASSIFIER.TEXT_ENCODER", "", "MODEL.CLASSIFIER.PROMPTS", "single", "DATASETS.TRAIN"]
+    found = Predictor(run / "config.yaml", run / "model_final.pth", "zebra, cat", opts=[*opts, "('tiny_run_right',)"])
+    expected = torch.nn.functional.normalize(torch.from_numpy(embeddings_of(["zebra", "cat"])), dim=1)
+    torch.testing.assert_close(found.vocabulary.embeddings, expected)
+    other = Predictor(run / "config.yaml", run / "model_final.pth", "cat", opts=[*opts, "('tiny_run_other',)"])
+    with pytest.raises(ValueError, match=r"made with another table:.* than the one installed here"):
+        other.set_vocabulary("zebra")
+    for name in ("right", "other"):
+        unregister_card(f"tiny_run_{name}")
 
 
 def test_mistakes_with_words(predictor: Predictor, run: Path):

@@ -263,11 +263,12 @@ def pictures_section(run: Run, uris: Mapping[Path, str]) -> str:
     return section("pictures", "Pictures", *parts, lead=lead)
 
 
-def words_section(words: Words) -> str:
+def words_section(run: Run, words: Words) -> str:
     """Show the label space: how alike the words are, which are shared, and which are new at test time.
 
     Args:
-        words: the run's words.
+        run: the run.
+        words: its words.
 
     Returns:
         HTML.
@@ -295,7 +296,10 @@ def words_section(words: Words) -> str:
         for name in words.test
         if (new := words.new_words(name))
     ]
-    lead = f"{total} words of {len(groups)} training vocabularies."
+    lead = f"{total} words of {len(groups)} training {'vocabularies' if len(groups) > 1 else 'vocabulary'}."
+    for key, text in (("DATASETS.LABEL_SPACE", "Label space"), ("MODEL.ANNOTATION_SCOPE", "Annotation scope")):
+        value = run.setting(key)
+        lead += f" {text}: {value}." if value else ""
     body = f'<div class="split"><div>{"".join(parts)}</div><div>{"".join(right)}</div></div>'
     return section("words", "Words", body, lead=lead)
 

@@ -14,6 +14,7 @@ from mvseg.vocabulary import Vocabulary
 
 LABELLED = 72  # words that can be written at the edges
 SIDE = 620  # of the map in the drawing, units
+LEVELS = 60  # steps of the colour scale: few make a small file
 BAND = 7  # thickness of the band of a dataset
 # White to dark blue; the eye reads it as one scale.
 SCALE = np.array([[255, 255, 255], [222, 235, 247], [158, 202, 225], [66, 133, 201], [24, 72, 148], [8, 29, 88]])
@@ -30,7 +31,8 @@ def paint(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.ui
     Returns:
         uint8 RGB, (m, m, 3).
     """
-    share = np.clip((values - low) / max(high - low, 1e-6), 0, 1) * (len(SCALE) - 1)
+    share = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    share = np.rint(share * LEVELS) / LEVELS * (len(SCALE) - 1)
     first = np.minimum(share.astype(int), len(SCALE) - 2)
     part = (share - first)[..., None]
     return np.rint(SCALE[first] * (1 - part) + SCALE[first + 1] * part).astype(np.uint8)

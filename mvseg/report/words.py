@@ -20,7 +20,7 @@ from mvseg.vocabulary.suggestions import normalize as spelling
 
 logger = logging.getLogger(__name__)
 
-MAP_CELLS = 320  # rows of the similarity map at most; of more words the map shows block means
+MAP_CELLS = 640  # rows of the similarity map at most; of more words the map shows block means
 BLOCK = 1024  # rows of the similarity matrix in memory at the same time
 
 
@@ -124,11 +124,20 @@ def shared_words(groups: Mapping[str, Vocabulary]) -> list[tuple[str, list[str]]
             for synonym in map(spelling, synonyms):
                 if synonym in owners:
                     owners[synonym].setdefault(group, word)
-    shared = [(key, found) for key, found in owners.items() if len(found) > 1]
-    shared.sort(key=lambda pair: (-len(pair[1]), pair[0]))
+    # What is found under several spellings ("car" and "automobile") is one entry, under the commonest spelling.
+    entries: list[tuple[str, dict[str, str]]] = []
+    held: dict[tuple[str, str], list[set[tuple[str, str]]]] = {}  # (group, word) -> the entries that have it
+    for found in sorted(owners.values(), key=len, reverse=True):
+        pairs = set(found.items())
+        if len(found) > 1 and not any(pairs <= known for known in held.get(next(iter(pairs)), ())):
+            for pair in pairs:
+                held.setdefault(pair, []).append(pairs)
+            spellings = [spelling(word) for word in found.values()]
+            entries.append((max(sorted(set(spellings)), key=spellings.count), found))
+    entries.sort(key=lambda entry: (-len(entry[1]), entry[0]))
     return [
-        (key, [group if spelling(own) == key else f"{group}: {own}" for group, own in found.items()])
-        for key, found in shared
+        (key, [group if spelling(own) == key else f"{group}: {own}" for group, own in sorted(found.items())])
+        for key, found in entries
     ]
 
 

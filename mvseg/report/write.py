@@ -47,7 +47,7 @@ def write_report(output_dir: str | Path, path: str | Path | None = None) -> Path
         "Pictures": pictures_section(run, uris),
         "Classes": classes_section(run, words),
         "Training": curves_section(run),
-        "Words": words_section(words),
+        "Words": words_section(run, words),
         "The run": run_section(run, changed_settings(run.config), missing),
     }
     html = page(_title(run), _summary(run, words), _facts(run), sections, _banner(run), _footer())

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mvseg.report import read_run
+from mvseg.report.html import png_uri
 from mvseg.report.similarity import paint, similarity_figure
 from mvseg.report.words import boundaries, closest_pairs, look_up_words, shared_words, similarity_map, unit_rows
 from mvseg.vocabulary import Vocabulary
@@ -33,7 +34,10 @@ def test_the_words_of_a_run(run_folder):
 def test_a_synonym_makes_a_word_shared():
     a = Vocabulary(name="a", names=("sofa", "cup"), synonyms=(("couch",), ()))
     b = Vocabulary(name="b", names=("couch", "Cup"))
-    assert shared_words({"A": a, "B": b}) == [("couch", ["B", "A: sofa"]), ("cup", ["A", "B"])]
+    assert shared_words({"A": a, "B": b}) == [("couch", ["A: sofa", "B"]), ("cup", ["A", "B"])]
+    c = Vocabulary(name="c", names=("sofa", "mug"), synonyms=(("couch",), ()))
+    found = shared_words({"A": a, "B": b, "C": c})  # "couch" and "sofa" are one entry, though both are spellings of it
+    assert found == [("sofa", ["A", "B: couch", "C"]), ("cup", ["A", "B"])]
 
 
 @pytest.mark.parametrize(("cells", "size"), [(100, 1), (16, 1), (8, 2), (5, 4)])
@@ -83,7 +87,7 @@ def test_the_figure_labels_few_words_and_none_of_many():
     few, many = similarity_figure(random_groups()), similarity_figure(random_groups((60, 60)))
     assert few.count("g0 word 1") == 2 and "g0 word 1" not in many
     assert "set 1 (60 words)" in many and "blocks" not in few
-    assert "blocks of 4 neighbouring words" in similarity_figure(random_groups((700, 500)))
+    assert "blocks of 3 neighbouring words" in similarity_figure(random_groups((700, 700)))
     assert list(boundaries(random_groups())) == [("set 0", 0, 5), ("set 1", 5, 12), ("set 2", 12, 16)]
 
 
@@ -91,3 +95,15 @@ def test_colours_go_from_white_to_dark():
     picture = paint(np.array([[0.2, 0.35], [0.5, 0.9]], np.float32), 0.2, 0.5).astype(int)
     assert picture[0, 0].tolist() == [255, 255, 255] and picture[1, 1].tolist() == picture[1, 0].tolist() == [8, 29, 88]
     assert 30 < picture[0, 1].mean() < 220
+
+
+def test_pictures_of_few_colours_are_stored_exactly():
+    import base64
+    import io
+
+    from PIL import Image
+
+    picture = paint(np.random.default_rng(0).random((90, 90), np.float32), 0, 1)
+    uri = png_uri(picture)
+    stored = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+    assert (np.asarray(stored) == picture).all() and len(uri) < 90 * 90 * 1.5

@@ -1,6 +1,6 @@
 """The main job: train, resume or evaluate what a config file describes.
 
-    python train_net.py --config-file configs/quickstart/shapes.yaml            train, then evaluate
+    python train_net.py --config-file configs/quickstart/world.yaml             train, then evaluate
     python train_net.py --config-file ... --resume                             go on from the last checkpoint
     python train_net.py --config-file ... --eval-only MODEL.WEIGHTS model.pth  evaluate
     python train_net.py --config-file ... --num-gpus 8                         one process for each GPU
@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = default_argument_parser(epilog=__doc__)
     parsed = parser.parse_args(arguments)
     if not parsed.config_file:
-        parser.error("--config-file is missing; configs/quickstart/shapes.yaml is a small one")
+        parser.error("--config-file is missing; configs/quickstart/world.yaml is a small one")
     return parsed
 
 

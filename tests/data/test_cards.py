@@ -65,7 +65,7 @@ def test_unknown_format_and_vocabulary_fail_at_registration():
 def test_builtin_cards_replace_detectron2s_datasets():
     names = data.register_builtin_cards()
     assert {"coco_2017_train", "coco_2017_val", "lvis_v1_train", "lvis_v1_val", "lvis_v1_train_norare",
-            "voc_2012_trainval", "shapes_a_train", "shapes_b_val", "shapes_all_val"} <= set(names)  # fmt: skip
+            "voc_2012_trainval", "world_coco_train", "world_oid_val", "world_new_words_val"} <= set(names)  # fmt: skip
     coco, lvis = MetadataCatalog.get("coco_2017_val"), MetadataCatalog.get("lvis_v1_train")
     assert coco.json_file.endswith("coco/annotations/instances_val2017.json") and coco.evaluator_type == "coco"
     assert coco.thing_classes[0] == "person" and coco.thing_dataset_id_to_contiguous_id[90] == 79

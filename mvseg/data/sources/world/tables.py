@@ -14,8 +14,9 @@ from typing import Any
 
 from .datasets import DATASETS
 from .files_maps import map_words
+from .grounds import GROUND_TABLE
 from .things import ancestors, hypernyms, things
-from .words import all_words, known_synonyms, open_names, parents_of_open, word_list
+from .words import all_words, ground_words, known_synonyms, open_names, parents_of_open, word_list
 
 Rows = list[dict[str, str]]
 
@@ -41,9 +42,19 @@ def table_rows(name: str) -> Rows:
     if dataset.kind in ("ade", "panoptic"):
         grounds = map_words(dataset)[len(rows) :]
         rows = [{**row, "kind": "thing"} for row in rows]
-        rows += [{"name": word, "synonyms": "", "parents": "", "kind": "stuff"} for word in grounds]
+        column = "parse" if dataset.kind == "ade" else "panoptic"
+        rows += [{**_ground_row(word, column), "kind": "stuff"} for word in grounds]
     numbered = [{"id": str(number), **row} for number, row in enumerate(rows, start=1)]
     return numbered + _rows_above(numbered)
+
+
+def _ground_row(word: str, column: str) -> dict[str, str]:
+    """One class of stuff: as a thing's, from the grounds that it covers."""
+    covered = [ground for ground in GROUND_TABLE if ground_words(column).get(ground.name) == word]
+    if word in hypernyms():
+        return {"name": word, "synonyms": "", "parents": "|".join(hypernyms()[word].parents)}
+    synonyms = [s for s in (covered[0].name, *covered[0].synonyms) if s != word] if len(covered) == 1 else []
+    return {"name": word, "synonyms": "|".join(synonyms), "parents": "|".join(covered[0].parents)}
 
 
 def _rows_above(rows: Rows) -> Rows:

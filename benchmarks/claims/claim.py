@@ -175,6 +175,10 @@ def load_claim(name: str, folder: Path = FOLDER) -> Claim:
     lacking = [key for key in ("question", "config", "arms", "metrics") if not fields.get(key)]
     if lacking:
         raise ValueError(f"{path}: missing field(s) {', '.join(lacking)}")
+    return _make_claim(path, fields)
+
+
+def _make_claim(path: Path, fields: Mapping[str, Any]) -> Claim:
     arms = {str(arm): dict(overrides or {}) for arm, overrides in fields["arms"].items()}
     baseline = str(fields.get("baseline") or next(iter(arms)))
     if baseline not in arms:

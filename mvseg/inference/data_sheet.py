@@ -86,19 +86,25 @@ def draw_sheet(
     for number, record in enumerate(records):
         try:
             original = plain(record)
-            picture = draw_sample(original, words, rgb=rgb, height=height)
-            title = f"{Path(str(record['file_name'])).name}: {describe(record, original)}"
-            if augmented:
-                with seeded(seed + number):
-                    sample = training(record)
-                right = draw_sample(sample, words, rgb=rgb, height=height)
-                size = " x ".join(str(side) for side in reversed(sample["image"].shape[1:]))
-                pictures.append(side_by_side(picture, right, title, f"augmented, {size} pixels"))
-            else:
-                pictures.append(captioned(picture, title))
+            with seeded(seed + number):
+                sample = training(record) if augmented else None
         except (ImageReadError, ImageSizeError) as error:
             failed.append(str(error))
+            continue
+        pictures.append(_cell(record, original, sample, words, rgb, height))
     return (sheet(pictures, columns or (2 if augmented else 4)) if pictures else None), failed
+
+
+def _cell(
+    record: Record, original: Record, augmented: Record | None, words: Sequence[str], rgb: bool, height: int
+) -> np.ndarray:
+    picture = draw_sample(original, words, rgb=rgb, height=height)
+    title = f"{Path(str(record['file_name'])).name}: {describe(record, original)}"
+    if augmented is None:
+        return captioned(picture, title)
+    right = draw_sample(augmented, words, rgb=rgb, height=height)
+    size = " x ".join(str(side) for side in reversed(augmented["image"].shape[1:]))
+    return side_by_side(picture, right, title, f"augmented, {size} pixels")
 
 
 def describe(record: Record, sample: Record) -> str:

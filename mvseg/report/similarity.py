@@ -70,19 +70,23 @@ def similarity_figure(groups: Mapping[str, Vocabulary]) -> str:
     what = "cosine of the text embeddings of two words"
     if block > 1:
         what = f"mean cosine between blocks of {block} neighbouring words"
-    legend = "".join(
+    return (
+        f'<figure class="map"><figcaption>Similarity map <span class="unit">{escape(what)}</span></figcaption>'
+        f'<svg viewBox="0 0 {size} {size}" role="img" aria-label="similarity map">{"".join(parts)}</svg>'
+        f"{_legends(groups, low, high)}</figure>"
+    )
+
+
+def _legends(groups: Mapping[str, Vocabulary], low: float, high: float) -> str:
+    datasets = "".join(
         f'<span><i style="background:{color_of(i)}"></i>{escape(name)} ({end - start} words)</span>'
         for i, (name, start, end) in enumerate(boundaries(groups))
     )
     bar = "".join(f"rgb({r},{g},{b})," for r, g, b in SCALE.tolist()).rstrip(",")
-    scale = (
-        f'<div class="legend scale"><span>{low:.2f}</span><b style="background:linear-gradient(90deg,{bar})"></b>'
-        f"<span>{high:.2f} and more</span></div>"
-    )
+    scale = f'<b style="background:linear-gradient(90deg,{bar})"></b>'
     return (
-        f'<figure class="map"><figcaption>Similarity map <span class="unit">{escape(what)}</span></figcaption>'
-        f'<svg viewBox="0 0 {size} {size}" role="img" aria-label="similarity map">{"".join(parts)}</svg>'
-        f'<div class="legend">{legend}</div>{scale}</figure>'
+        f'<div class="legend">{datasets}</div><div class="legend scale"><span>{low:.2f}</span>{scale}'
+        f"<span>{high:.2f} and more</span></div>"
     )
 
 

@@ -346,6 +346,24 @@ def test_cards_read_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         data.register_builtin_cards()
 
 
+def test_the_page_tells_the_numbers_of_words():
+    page = (Path(__file__).resolve().parents[2] / "docs/world.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(world_[a-z0-9]+?(?:_words)?)_(?:\{[^}]*\}|train|val)` \| ([^|]+?) \|", page, re.M))
+    assert set(told) == set(DATASETS)
+    stuff = {"world_ade": "34 + 10", "world_panoptic": "40 + 13", "world_captions": "free", "world_phrases": "free"}
+    for name, number in told.items():
+        assert number == (stuff.get(name) or str(len(table_rows(name)) - _above(name))), name
+        if "+" in number:
+            assert sum(map(int, number.split("+"))) == len(table_rows(name)) - _above(name)
+    assert f"the {len(all_words())} words of the world" in page
+    counts = Counter(Vocabulary.from_file(BUILTIN_CARDS / "world_lvis.tsv").frequency)
+    assert f"{counts['r']} rare, {counts['c']} common and {counts['f']} frequent classes" in page
+
+
+def _above(name: str) -> int:
+    return sum(row["id"] == "-" for row in table_rows(name))
+
+
 @pytest.mark.slow
 def test_committed_frequencies_are_those_of_the_default_world(tmp_path: Path):
     from mvseg.data.sources.world.write import write_world

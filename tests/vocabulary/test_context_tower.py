@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -64,3 +66,42 @@ def test_model_without_a_token_embedding_is_refused():
 
     with pytest.raises(ValueError, match=r"Linear has no token embedding"):
         find_token_embedding(torch.nn.Linear(1, 1))
+
+
+def test_padding_behind_the_sentences_is_not_computed(open_clip_files):
+    import open_clip
+
+    architecture, checkpoint, model = open_clip_files
+    encoder = OpenClipTextEncoder(str(architecture), checkpoint)
+    lengths = []
+    encoder._model.token_embedding.register_forward_hook(lambda _, __, output: lengths.append(output.shape[1]))
+    tokenize = open_clip.get_tokenizer("mvseg-test-tiny")
+    for texts, length in ((["a cat"], 4), (["a cat", "a red fox"], 5), (["a cat", "a fox " * 30], 16), ([""], 2)):
+        with torch.no_grad():
+            expected = model.encode_text(tokenize(texts))
+        torch.testing.assert_close(encoder.encode(texts), expected, atol=1e-5, rtol=1e-5)
+        assert lengths[-1] == length
+    assert encoder._model.positional_embedding.shape[0] == encoder._model.attn_mask.shape[0] == 16  # as before
+
+
+def test_other_text_sides_of_open_clip(tmp_path):
+    """A text side that is not causal sees its padding, so it is run as it is; a context enters it all the same."""
+    open_clip = pytest.importorskip("open_clip")
+    config = {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2,
+                     "no_causal_mask": True},
+    }  # fmt: skip
+    (tmp_path / "mvseg-test-custom.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "mvseg-test-custom.json")
+    model = open_clip.create_model("mvseg-test-custom").eval()
+    torch.save(model.state_dict(), tmp_path / "c.pt")
+    encoder = OpenClipTextEncoder(str(tmp_path / "mvseg-test-custom.json"), tmp_path / "c.pt")
+    tokens = open_clip.get_tokenizer("mvseg-test-custom")(["a photo of a cat", "a photo of a fox"])
+    with torch.no_grad():
+        expected = model.encode_text(tokens)
+    torch.testing.assert_close(encoder.encode(["a photo of a cat", "a photo of a fox"]), expected)
+    tower = encoder.context_tower()
+    torch.testing.assert_close(tower.encode(["cat", "fox"], tower.vectors("a photo of a")), expected)

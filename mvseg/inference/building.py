@@ -8,17 +8,19 @@ from typing import Any, Literal, get_args
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 import mvseg.modeling  # noqa: F401  (registers the parts)
 from mvseg.checkpoints import AtomicCheckpointer
 from mvseg.checkpoints.checkpointer import LAST_CHECKPOINT
-from mvseg.data.catalog import register_cards
-from mvseg.vocabulary import did_you_mean
+from mvseg.data.catalog import get_vocabulary, register_cards
+from mvseg.vocabulary import Vocabulary, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 NmsKind = Literal["class", "agnostic", "none"]
+STAND_IN = "words_in_place_of_training"  # name of the dataset that replaces those of training
 PREFERRED = ("model_final.pth", "model_best.pth")
 
 
@@ -56,6 +58,53 @@ def set_selection(
         cfg.TEST.DETECTIONS_PER_IMAGE = max_detections
 
 
+def find_training_words(cfg: CfgNode) -> Exception | None:
+    """Register the training datasets and look up their words.
+
+    Args:
+        cfg: the config.
+
+    Returns:
+        Why they are not on this machine, or None if they are.
+    """
+    try:
+        for place in cfg.DATASETS.CARDS:
+            register_cards(place)
+        for name in cfg.DATASETS.TRAIN:
+            get_vocabulary(name, embeddings=cfg.MODEL.CLASSIFIER.NAME == "text")
+    except (FileNotFoundError, KeyError) as error:
+        return error
+    return None
+
+
+def replace_training_words(cfg: CfgNode, words: Vocabulary | None, reason: Exception) -> None:
+    """Let other words stand for those of the training in a config, in place.
+
+    The text rows of training are in no checkpoint, so a model that knows its text encoder can be built without them.
+
+    Args:
+        cfg: the config.
+        words: the words that are asked for.
+        reason: why the words of training are not on this machine; raised if nothing can stand for them.
+
+    Raises:
+        Exception: the reason.
+    """
+    node = cfg.MODEL.CLASSIFIER
+    if words is None or node.NAME != "text" or not node.TEXT_ENCODER:
+        raise reason
+    logger.warning("The words of the training are not on this machine: %s", reason.args[0])
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if STAND_IN in catalog:
+            catalog.remove(STAND_IN)
+    DatasetCatalog.register(STAND_IN, list)
+    MetadataCatalog.get(STAND_IN).thing_classes = list(words.names)
+    cfg.DATASETS.MIX, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], (STAND_IN,), ()
+    cfg.DATASETS.LABEL_SPACE, cfg.MODEL.ANNOTATION_SCOPE, node.IGNORE_ZERO_CATS = "concatenate", "all", False
+    if node.LOSS == "federated":  # needs image counts; at test time it is the sigmoid
+        node.LOSS = "sigmoid"
+
+
 def build(cfg: CfgNode, weights: str | Path | None, device: str | None) -> Any:
     """Build the model of a config and load its weights.
 
@@ -73,8 +122,6 @@ def build(cfg: CfgNode, weights: str | Path | None, device: str | None) -> Any:
     if weights is not None:
         cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = _device(cfg.MODEL.DEVICE, device)
-    for place in cfg.DATASETS.CARDS:
-        register_cards(place)
     model = build_model(cfg).eval()
     if cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC and not hasattr(getattr(model, "roi_heads", None), "class_agnostic_nms"):
         raise ValueError(f"{type(model).__name__} of this config cannot suppress over classes: leave nms at 'class'")

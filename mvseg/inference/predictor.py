@@ -21,7 +21,14 @@ from mvseg.config import load_config
 from mvseg.data.augmentation import build_test_augmentations
 from mvseg.data.pixels import to_rgb, upright
 from mvseg.data.reading import ImageReadError, read_image
-from mvseg.inference.building import NmsKind, build, find_run, set_selection
+from mvseg.inference.building import (
+    NmsKind,
+    build,
+    find_run,
+    find_training_words,
+    replace_training_words,
+    set_selection,
+)
 from mvseg.inference.embedding import embed, embedder_of_cards, words_of
 from mvseg.inference.words import AskedWords, near_vocabularies, parse_words, read_words, thresholds_of
 from mvseg.vocabulary import Vocabulary
@@ -90,13 +97,16 @@ class Predictor:
             self.cfg.merge_from_list(list(opts))
         lowest = min([score_threshold, *(word_thresholds or {}).values()])
         set_selection(self.cfg, lowest, nms, nms_threshold, max_detections)
+        missing, asked = find_training_words(self.cfg), self._asked(vocabulary)
+        if missing is not None:
+            replace_training_words(self.cfg, None if asked is None else asked.vocabulary, missing)
         self.model = build(self.cfg, weights, device)
         self.batch_size, self.amp = batch_size, amp
         self.amp_dtype = getattr(torch, self.cfg.SOLVER.AMP.DTYPE)
         self._resize = T.AugmentationList(
             build_test_augmentations(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         )
-        self.set_vocabulary(vocabulary, score_threshold, word_thresholds)
+        self.set_vocabulary(asked, score_threshold, word_thresholds)
 
     @classmethod
     def from_run(
@@ -199,7 +209,7 @@ class Predictor:
         width = getattr(self.model.roi_heads, "text_width", None)
         if asked is None:
             if space is None:
-                raise ValueError("the config names no training datasets, so say which words to look for")
+                raise ValueError("the config names no training datasets: say which words to look for (vocabulary)")
             asked = AskedWords(words_of(space))
         learned = getattr(self.model.roi_heads, "prompt_context", None) is not None
         if width is not None and not learned:

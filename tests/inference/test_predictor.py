@@ -231,6 +231,22 @@ def test_a_run_is_found_by_its_folder(tmp_path: Path, run: Path):
         Predictor.from_run(tmp_path, weights="final_ema")
 
 
+def test_a_run_that_moved_without_its_training_data(run: Path, predictor: Predictor, caplog: pytest.LogCaptureFixture):
+    away = ["DATASETS.CARDS", "['/nowhere/cards']", "DATASETS.TRAIN", "('gone',)", "MODEL.CLASSIFIER.LOSS", "federated"]
+    files = (run / "config.yaml", run / "model_final.pth")
+    moved = Predictor(*files, "猫, cat", score_threshold=0.05, opts=away)
+    assert "not on this machine" in caplog.text
+    predictor.set_vocabulary("猫, cat")
+    equal(moved(picture(3))[0], predictor(picture(3))[0], 1e-5)
+    predictor.set_vocabulary(None)
+    moved.set_vocabulary("zebra")
+    assert moved.names == ("zebra",)
+    with pytest.raises(FileNotFoundError, match="/nowhere/cards"):
+        Predictor(*files, opts=away)  # nobody says which words
+    with pytest.raises(FileNotFoundError, match="/nowhere/cards"):
+        Predictor(*files, "cat", opts=[*away, "MODEL.CLASSIFIER.TEXT_ENCODER", ""])
+
+
 def test_mixed_precision_finds_nearly_the_same(run: Path, predictor: Predictor):
     exact = predictor(picture(1))[0]
     rough = Predictor.from_run(run, score_threshold=0.05, amp=True)(picture(1))[0]

@@ -1,4 +1,4 @@
-"""The quickstart's config on its drawn data: the real detector through the whole main job; slow: it learns."""
+"""The quickstart's config on a small world: the real detector through the whole main job; slow: it learns."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import torch
 
 from mvseg.config import load_config
 from mvseg.data import register_builtin_cards
-from mvseg.data.sources.shapes import write_shapes
+from mvseg.data.sources.world.write import write_world
 from mvseg.training import Trainer
 from mvseg.training.setup import prepare_datasets
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart" / "shapes.yaml"
-SETS = ("shapes_a_val", "shapes_b_val", "shapes_all_val")
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart" / "world.yaml"
+TRAIN = ("world_coco_train", "world_lvis_train_norare", "world_o365_train", "world_oid_train")
+TEST = ("world_coco_val", "world_lvis_val", "world_o365_val", "world_oid_val", "world_sketch_val", "world_new_words_val")
+WORLD = ("world_coco", "world_lvis", "world_o365", "world_oid", "world_sketch", "world_new_words")
 
 
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
-    def prepare(images: int, val_images: int, size: int) -> None:
+    def prepare(datasets: tuple[str, ...], images: int, val_images: int, size: int) -> None:
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        write_shapes(tmp_path / "shapes", images, val_images, size, 0)
+        write_world(tmp_path / "world", datasets, images, val_images, size)
         register_builtin_cards()  # they resolve their paths again
 
     yield prepare
@@ -40,33 +42,52 @@ def run(output: Path, resume: bool, *opts: object) -> Trainer:
     return trainer
 
 
+def test_the_config_names_what_is_tested_here():
+    cfg = load_config(CONFIG)
+    assert (tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)) == (TRAIN, TEST)
+
+
 def test_detector_goes_through_the_whole_job_and_resumes_exactly(draw, tmp_path):
-    draw(8, 4, 64)
+    draw(WORLD, 8, 2, 64)
     opts = ["INPUT.TRAIN_SIZE", 64, "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EMA.ENABLED", True,
-            "TEST.VALIDATION_LOSS", True, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4]  # fmt: skip
+            "TEST.VALIDATION_LOSS", True, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4,
+            "TEST.NUM_PICTURES", 1]  # fmt: skip
     whole = run(tmp_path / "whole", False, *opts)
     (tmp_path / "parts").mkdir()
     for name in ("model_0000001.pth", "last_checkpoint"):
         source = tmp_path / "whole" / name
         (tmp_path / "parts" / name).write_bytes(source.read_bytes() if name[0] == "m" else b"model_0000001.pth")
-    parts = run(tmp_path / "parts", True, *opts)
-    for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values()):
+    again = ("world_coco_val", "world_oid_val")  # two are enough to compare, and they need no pictures
+    few = ["DATASETS.TEST", again, "TEST.NUM_PICTURES", 0, "TEST.REPORT", False]
+    parts = run(tmp_path / "parts", True, *opts, *few)
+    for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
-    content = [json.loads((tmp_path / f / "results.json").read_text()) for f in ("whole", "parts")]
-    assert content[0] == content[1]
-    results = content[0]["results"]
-    assert set(results) == {*SETS, *(f"{name} (EMA)" for name in SETS)}
-    assert {"AP-circle", "AP-arrow"} < set(results["shapes_a_val"]["segm"])
-    assert "segm" not in results["shapes_b_val"] and "AP-disc" in results["shapes_b_val"]["bbox"]
-    assert results["shapes_a_val"]["loss"]["loss_mask"] > 0
-    assert results["shapes_b_val"]["loss"]["total"] > 0
-    assert "loss" not in results["shapes_all_val"]  # nobody trains its words as one vocabulary
+    results, resumed = (json.loads((tmp_path / f / "results.json").read_text())["results"] for f in ("whole", "parts"))
+    assert set(resumed) == {*again, *(f"{name} (EMA)" for name in again)}
+    assert resumed == {name: results[name] for name in resumed}
+    assert set(results) == {*TEST, *(f"{name} (EMA)" for name in TEST)}
+    check_results_of_each_dataset(results)
+
+
+def check_results_of_each_dataset(results) -> None:
+    """Every dataset is measured by its own evaluator, in its own words, with what it has annotated."""
+    assert {"AP-cat", "AP-star"} < set(results["world_coco_val"]["segm"])
+    assert results["world_coco_val"]["segm"].keys() == results["world_sketch_val"]["segm"].keys()
+    assert {"AP", "APr", "APc", "APf"} <= set(results["world_lvis_val"]["segm"])
+    assert "segm" not in results["world_o365_val"] and "AP50" in results["world_o365_val"]["bbox"]
+    assert "AP-kitty" in results["world_new_words_val"]["bbox"]  # a cat, by a word that is never trained
+    assert "AP-kitty" not in results["world_coco_val"]["bbox"]
+    losses = {name: results[name].get("loss", {}) for name in TEST}
+    assert all(losses[name]["total"] > 0 for name in TEST[:4])
+    assert losses["world_coco_val"]["loss_mask"] > 0
+    assert losses["world_sketch_val"]["total"] != losses["world_coco_val"]["total"] > 0  # the same words, other pictures
+    assert not losses["world_new_words_val"]  # nobody trains its words
 
 
 @pytest.mark.slow
 def test_quickstart_learns(draw, tmp_path):
-    draw(400, 100, 128)
+    draw(WORLD, 400, 100, 128)
     run(tmp_path / "out", False)
     results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
-    assert all(results[name]["bbox"]["AP50"] > 60 for name in SETS)
+    assert results["world_coco_val"]["bbox"]["AP50"] > 50

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import Instances
+from pretend_gpu import PretendGpu
 from torch import Tensor, nn
 from whole_models import WORDS, build, record, recording, text_cfg
 
@@ -289,3 +290,17 @@ def test_settings_that_cannot_work(wordless, clip_encoder, tmp_path):
     with pytest.raises(ValueError, match=r"set MODEL.CLASSIFIER.CONTEXT_LENGTH 2"):
         build(context_cfg(wordless, clip_encoder, MODEL__CLASSIFIER__CONTEXT_PROMPT="a big {}"))
     assert word_embedder(text_cfg(*wordless)) is None
+
+
+def test_on_a_gpu_no_tensor_of_the_host_meets_one_of_the_device():
+    _, tower = toy()
+    context = PromptContext(tower, ["cat", "dog", "car"], 2)
+    classifier = TextClassifier(6, context)
+    features, columns = torch.randn(4, 6), torch.tensor([2, 0])
+    with PretendGpu():
+        context.train()
+        (classifier(features, columns).sum() + classifier(features).sum()).backward()
+        context.eval()
+        context.set_test_words(["bus", "cat"])
+        with torch.no_grad():
+            assert classifier(features).shape == (4, 2) and classifier(features, columns[1:]).shape == (4, 1)

@@ -285,9 +285,10 @@ def test_pairs_and_neighbours_against_brute_force(monkeypatch):
         assert [name for name, _ in line] == [f"w{j}" for j in order]
 
 
-def test_module_is_a_command_with_clear_errors():
-    run = [sys.executable, "-m", "mvseg.vocabulary"]
-    result = subprocess.run([*run, "--help"], capture_output=True, text=True)
-    assert result.returncode == 0 and "{embed,inspect,compare,merge}" in result.stdout
-    result = subprocess.run([*run, "inspect", "cat,,dog"], capture_output=True, text=True)
+def test_module_is_a_command_with_clear_errors(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "{embed,inspect,compare,merge}" in capsys.readouterr().out
+    command = [sys.executable, "-m", "mvseg.vocabulary", "inspect", "cat,,dog"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.strip() == "error: word 2 of 3 is empty in 'cat,,dog'"

@@ -15,9 +15,9 @@ from mvseg.training import Trainer
 from mvseg.training.setup import prepare_datasets
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart" / "world.yaml"
-TRAIN = ("world_coco_train", "world_lvis_train_norare", "world_o365_train", "world_oid_train")
-TEST = ("world_coco_val", "world_lvis_val", "world_o365_val", "world_oid_val", "world_sketch_val", "world_new_words_val")
 WORLD = ("world_coco", "world_lvis", "world_o365", "world_oid", "world_sketch", "world_new_words")
+TRAIN = ("world_coco_train", "world_lvis_train_norare", "world_o365_train", "world_oid_train")
+TEST = tuple(f"{name}_val" for name in WORLD)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def check_results_of_each_dataset(results) -> None:
     losses = {name: results[name].get("loss", {}) for name in TEST}
     assert all(losses[name]["total"] > 0 for name in TEST[:4])
     assert losses["world_coco_val"]["loss_mask"] > 0
-    assert losses["world_sketch_val"]["total"] != losses["world_coco_val"]["total"] > 0  # the same words, other pictures
+    assert losses["world_sketch_val"]["total"] not in (0, losses["world_coco_val"]["total"])  # same words, other pictures
     assert not losses["world_new_words_val"]  # nobody trains its words
 
 

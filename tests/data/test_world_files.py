@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -463,5 +464,17 @@ def test_prepare_command(world, tmp_path):
     assert "drew 2 datasets, 16 images" in result.stdout and "images/s" in result.stdout
     assert digests(tmp_path / "world/sketch") == digests(world / "sketch")
     assert digests(tmp_path / "world/tags") == digests(world / "tags")
-    wrong = subprocess.run([*command[:-1], "world_sketch"], capture_output=True, text=True, env=environment)
-    assert wrong.returncode == 1 and "write DATASET.OPTION=NUMBER" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_prepare_command_explains_what_is_wrong(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("prepare_world", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    assert command.main(["--output", str(tmp_path), "--set", "world_sketch"]) == 1
+    assert "write DATASET.OPTION=NUMBER" in capsys.readouterr().err
+    assert command.main(["--output", str(tmp_path), "--datasets", "world_skech"]) == 1
+    assert "no dataset 'world_skech'; nearest: world_sketch" in capsys.readouterr().err
+    options = ["--output", str(tmp_path), "--datasets", "world_sketch", "--val-images", "1", "--size", "64"]
+    assert command.main([*options, "--workers", "0"]) == 0 and "1 images" in capsys.readouterr().out
+    assert command.main([*options, "--workers", "0"]) == 0 and "already holds" in capsys.readouterr().out

@@ -26,7 +26,10 @@ def closest_pairs(vocabulary: Vocabulary, count: int) -> list[tuple[str, str, fl
     units = unit_rows(_rows(vocabulary))
     values, pairs = torch.zeros(0), torch.zeros((0, 2), dtype=torch.long)
     for first, cosines in cosine_blocks(units, BLOCK, upper=True):
-        cosines.masked_fill_(torch.ones_like(cosines, dtype=torch.bool).tril(), -2.0)
+        square = cosines[:, : len(cosines)]  # a pair stands in it twice, and every word with itself
+        square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril(), -2.0)
+        if len(values) == count and float(cosines.max()) <= float(values[-1]):
+            continue
         best, where = cosines.flatten().topk(min(count, cosines.numel()))
         found = torch.stack([where // cosines.shape[1], where % cosines.shape[1]], 1) + first
         values, pairs = torch.cat([values, best[best > -2]]), torch.cat([pairs, found[best > -2]])
@@ -47,7 +50,12 @@ def count_pairs(vocabulary: Vocabulary, threshold: float) -> int:
         Number of pairs.
     """
     blocks = cosine_blocks(unit_rows(_rows(vocabulary)), BLOCK, upper=True)
-    return sum(int((cosines >= threshold).triu_(1).sum()) for _, cosines in blocks)
+    count = 0
+    for _, cosines in blocks:
+        alike = cosines >= threshold
+        square = alike[:, : len(alike)]
+        count += int(alike.sum()) - int(square.sum()) + int(square.triu(1).sum())
+    return count
 
 
 def nearest(

@@ -61,34 +61,24 @@ class Truth:
         Returns:
             The truth.
         """
-        above = None if ancestors is None else [tuple(others) for others in ancestors]
-        below: dict[int, list[int]] = {}
-        for index, others in enumerate(above or ()):
-            for other in others:
-                below.setdefault(other, []).append(index)
-        rows: list[tuple[int, int, bool]] = []
-        corners: list[Sequence[float]] = []
-        verified: set[tuple[int, int]] = set()
-        for number, record in enumerate(records):
-            for annotation in record.get("annotations", ()):
-                box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
-                group = bool(annotation.get("is_group_of", annotation.get("iscrowd", 0)))
-                for index in (annotation["category_id"], *(above[annotation["category_id"]] if above else ())):
-                    rows.append((number, index, group))
-                    corners.append(box)
-                    verified.add((number, index))
-            for index in record.get("verified_category_ids", ()):
-                verified |= {(number, other) for other in (index, *(above[index] if above else ()))}
-            for index in record.get("neg_category_ids", ()):
-                verified |= {(number, other) for other in (index, *below.get(index, ()))}
-        table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        return cls(
-            images=table[:, 0],
-            classes=table[:, 1],
-            boxes=np.array(corners, dtype=np.float64).reshape(-1, 4),
-            groups=table[:, 2].astype(bool),
-            verified=np.array(sorted(verified), dtype=np.int64).reshape(-1, 2),
+        found = [(i, a) for i, record in enumerate(records) for a in record.get("annotations", ())]
+        images = np.array([i for i, _ in found], dtype=np.int64)
+        classes = np.array([a["category_id"] for _, a in found], dtype=np.int64)
+        groups = np.array([a.get("is_group_of", a.get("iscrowd", 0)) for _, a in found], dtype=bool)
+        boxes = np.array([_corners(a) for _, a in found], dtype=np.float64).reshape(-1, 4)
+        there, absent = (
+            np.array([(i, c) for i, r in enumerate(records) for c in r.get(key, ())], dtype=np.int64).reshape(-1, 2)
+            for key in ("verified_category_ids", "neg_category_ids")
         )
+        if ancestors is not None:
+            rows, classes = _with_related(classes, ancestors)
+            images, groups, boxes = images[rows], groups[rows], boxes[rows]
+            rows, others = _with_related(there[:, 1], ancestors)
+            there = np.stack([there[rows, 0], others], axis=1)
+            rows, others = _with_related(absent[:, 1], _reversed(ancestors))
+            absent = np.stack([absent[rows, 0], others], axis=1)
+        verified = np.concatenate([there, absent, np.stack([images, classes], axis=1)])
+        return cls(images, classes, boxes, groups, np.unique(verified, axis=0))
 
 
 @dataclass(frozen=True)
@@ -127,11 +117,36 @@ class Detections:
         Returns:
             The detections, each followed by its copies.
         """
-        times = np.array([1 + len(above) for above in ancestors], dtype=np.int64)[self.classes]
-        copied = self.take(np.repeat(np.arange(len(self.classes)), times))
-        chains = [np.array([index, *above], dtype=np.int64) for index, above in enumerate(ancestors)]
-        classes = np.concatenate([chains[index] for index in self.classes] or [np.empty(0, dtype=np.int64)])
-        return Detections(copied.images, classes, copied.boxes, copied.scores)
+        rows, classes = _with_related(self.classes, ancestors)
+        return Detections(self.images[rows], classes, self.boxes[rows], self.scores[rows])
+
+
+def _corners(annotation: Mapping[str, Any]) -> list[float]:
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
+        x, y, w, h = annotation["bbox"]
+        return [x, y, x + w, y + h]
+    return BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+
+
+def _with_related(classes: Ints, related: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
+    """Follow every class by the classes related to it: row of each in ``classes``, and the class."""
+    chains = [[index, *others] for index, others in enumerate(related)]
+    lengths = np.array([len(chain) for chain in chains], dtype=np.int64)
+    flat = np.array([index for chain in chains for index in chain], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    times = lengths[classes]
+    rows = np.repeat(np.arange(len(classes)), times)
+    steps = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
+    return rows, flat[starts[classes[rows]] + steps]
+
+
+def _reversed(ancestors: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Class index to those of its descendants."""
+    below: list[list[int]] = [[] for _ in ancestors]
+    for index, others in enumerate(ancestors):
+        for other in others:
+            below[other].append(index)
+    return below
 
 
 def open_images_ap(truth: Truth, detections: Detections, num_classes: int) -> Floats:

@@ -110,6 +110,7 @@ WRONG = [
      r"boxes.csv, line 4: unknown LabelName '/m/cart'.*/m/car$"),
     ({"boxes": changed(BOX_ROWS, 2, "IsGroupOf", "yes")}, r"boxes.csv, line 2: IsGroupOf must be 0 or 1, found 'yes'"),
     ({"boxes": [[*row[:4], *row[5:]] for row in BOX_ROWS]}, r"boxes.csv has no column XMin; it has ImageID, Source"),
+    ({"boxes": BOX_ROWS[:1]}, r"no usable image: 3 images, none with an annotation"),
     ({"boxes": [*BOX_ROWS, ["aa", "x"]]}, r"boxes.csv, line 5: 2 cells, 13 are needed"),
     ({"boxes": changed(BOX_ROWS, 2, "ImageID", "zz")}, r"1 of 4 images are missing; the first, .*zz.jpg.*split: in"),
     ({"labels": changed(LABEL_ROWS, 2, "Confidence", "0.7")},

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from mvseg.vocabulary import Vocabulary, did_you_mean
@@ -51,9 +52,9 @@ class _Boxes:
     images: dict[str, int] = field(default_factory=dict)  # image id -> number
     labels: dict[str, int] = field(default_factory=dict)  # label -> number
     first_line: list[int] = field(default_factory=list)  # of each label
-    image: array[int] = field(default_factory=lambda: array("l"))
-    label: array[int] = field(default_factory=lambda: array("l"))
-    line: array[int] = field(default_factory=lambda: array("l"))
+    image: array[int] = field(default_factory=lambda: array("q"))
+    label: array[int] = field(default_factory=lambda: array("q"))
+    line: array[int] = field(default_factory=lambda: array("q"))
     flags: array[int] = field(default_factory=lambda: array("B"))
     corners: tuple[array[float], ...] = field(default_factory=lambda: tuple(array("d") for _ in range(4)))
 
@@ -293,26 +294,45 @@ def _add_boxes(
     images = [records.get(image) for image in boxes.images]
     indices = [classes.get(label, IGNORED) for label in boxes.labels]
     group_is_crowd = card.options.get("group_of", "crowd") == "crowd"
-    keys = list(_FLAGS.values())
-    for i, (left, right, top, bottom) in enumerate(zip(*boxes.corners, strict=True)):
-        record, index = images[boxes.image[i]], indices[boxes.label[i]]
+    flags = [_named_flags(bits) for bits in range(1 << len(_FLAGS))]
+    place = f"{card.where}: {path}, line "
+    sizes = np.array([(r["width"], r["height"]) if r else (1, 1) for r in images], dtype=np.float64).reshape(-1, 2)
+    boxes_xywh, inside = _to_pixels(boxes, sizes)
+    rows = zip(boxes_xywh, inside, boxes.image, boxes.label, boxes.flags, boxes.line, strict=True)
+    for found, whole, image, label, bits, line in rows:
+        record, index = images[image], indices[label]
         if record is None:
             continue
         if index in (IGNORED, FILTERED):
             report.add("ignored" if index == IGNORED else "filtered")
             continue
-        height, width = record["height"], record["width"]
-        xywh = [left * width, top * height, (right - left) * width, (bottom - top) * height]
-        box = check_box(xywh, height, width, f"{card.where}: {path}, line {boxes.line[i]}", report)
+        box = found if whole else check_box(found, record["height"], record["width"], f"{place}{line}", report)
         if box is None:
             continue
-        flags = {key: 1 for place, key in enumerate(keys) if boxes.flags[i] >> place & 1}
-        group = flags.setdefault("is_group_of", 0)
-        crowd = int(bool(group) and group_is_crowd)
-        annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": index, "iscrowd": crowd, **flags}
+        crowd = int(group_is_crowd and bool(flags[bits]["is_group_of"]))
+        annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": index, "iscrowd": crowd}
+        annotation.update(flags[bits])
         record["annotations"].append(annotation)
-        report.add("instances")
-        report.add("crowd", crowd)
+        report.counts["instances"] += 1
+        report.counts["crowd"] += crowd
+
+
+def _named_flags(bits: int) -> dict[str, int]:
+    """The flags of an annotation: those that are set, and whether it is a group in any case."""
+    return {
+        name: bits >> place & 1
+        for place, name in enumerate(_FLAGS.values())
+        if bits >> place & 1 or name == "is_group_of"
+    }
+
+
+def _to_pixels(boxes: _Boxes, sizes: np.ndarray) -> tuple[list[list[float]], list[bool]]:
+    """Boxes (x, y, width, height) in pixels, and whether each has an area and lies inside its image."""
+    left, right, top, bottom = (np.frombuffer(column, dtype=np.float64) for column in boxes.corners)
+    width, height = sizes[np.frombuffer(boxes.image, dtype=np.int64)].T
+    x, y, w, h = left * width, top * height, (right - left) * width, (bottom - top) * height
+    inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0) & (x + w <= width) & (y + h <= height)
+    return np.stack([x, y, w, h], axis=1).tolist(), inside.tolist()
 
 
 def _add_verified(

@@ -32,7 +32,8 @@ class PictureEvaluator(DatasetEvaluator):
         records = DatasetCatalog.get(name)
         chosen = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int))
         self.records = {records[i]["image_id"]: records[i] for i in chosen}
-        self.names = MetadataCatalog.get(name).thing_classes
+        metadata = MetadataCatalog.get(name)
+        self.names = metadata.get("thing_classes") or metadata.get("stuff_classes") or ()
         self.path = Path(path)
         self.threshold = threshold
         self.height = height

@@ -12,7 +12,9 @@ from mvseg.report.run import Metrics, Run, Series
 from mvseg.report.similarity import similarity_figure
 from mvseg.report.words import Words, closest_pairs, shared_words
 
-PER_CLASS = "AP-"
+# Metrics of single classes, "AP-cat": all that evaluators give, and those of them that are shown class by class.
+PER_CLASS = ("AP-", "IoU-", "ACC-", "BoundaryIoU-", "min(IoU, B-Iou)-")
+SHOWN_PER_CLASS = ("AP-", "IoU-")
 # Task of an evaluator -> heading, and the metrics that stand for it, the first that exists.
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bbox": ("Boxes", ("AP", "AP50", "mAP")),
@@ -177,13 +179,13 @@ def classes_section(run: Run, words: Words) -> str:
     parts = []
     for name, metrics in run.results.items():
         for task, values in metrics.items():
-            classes = [(key.removeprefix(PER_CLASS), v) for key, v in values.items() if key.startswith(PER_CLASS)]
+            classes = [(key.split("-", 1)[1], v) for key, v in values.items() if key.startswith(SHOWN_PER_CLASS)]
             if classes and (task == "bbox" or "bbox" not in metrics):
                 title = f"{escape(name)} <span class='unit'>{escape(TASKS.get(task, (task,))[0])}</span>"
                 parts.append(f'<div class="card"><h3>{title}</h3>{_class_bars(name, classes, words)}</div>')
     if not parts:
         return ""
-    lead = "AP in percent; classes without an object in the test set are at the end."
+    lead = "AP (IoU of semantic maps) in percent; classes without an object in the test set are at the end."
     return section("classes", "Every class", f'<div class="grid2">{"".join(parts)}</div>', lead=lead)
 
 

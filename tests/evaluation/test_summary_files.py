@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 
-from mvseg.evaluation import overall, summary_table, write_per_class, write_results
+from mvseg.evaluation import overall, summary, summary_table, write_per_class, write_results
+from mvseg.report import sections
 
 A = {"bbox": {"AP": 12.346, "AP50": 40.0, "APs": math.nan, "AP-cat": 20.0, "AP-dog, small": math.nan},
      "segm": {"AP": 10.0, "AP-cat": 8.0}}  # fmt: skip
@@ -38,3 +39,12 @@ def test_csv_has_a_column_for_each_task(tmp_path):
     assert (tmp_path / "a.csv").read_text() == 'class,bbox AP,segm AP\ncat,20.0000,8.0000\n"dog, small",,\n'
     write_per_class(tmp_path / "b.csv", B)
     assert not (tmp_path / "b.csv").exists()
+
+
+def test_values_of_classes_are_known_under_every_evaluators_names(tmp_path):
+    metrics = {"mIoU": 40.0, "IoU-sky": 30.0, "ACC-sky": 50.0, "BoundaryIoU-sky": 1.0, "min(IoU, B-Iou)-sky": 1.0}
+    assert overall({"sem_seg": metrics}) == {"sem_seg": {"mIoU": 40.0}}
+    assert summary.PER_CLASS == sections.PER_CLASS  # the report reads results without importing evaluators
+    write_per_class(tmp_path / "c.csv", {"bbox": {"AP50": 3.0, "AP-b": 2.0}, "sem_seg": {"IoU-a": 1.0, "ACC-b": 4.0}})
+    lines = (tmp_path / "c.csv").read_text().splitlines()
+    assert lines == ["class,bbox AP,sem_seg IoU,sem_seg ACC", "b,2.0000,,4.0000", "a,,1.0000,"]

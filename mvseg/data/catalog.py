@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mvseg.vocabulary import LabelSpace, Vocabulary, builtin_tables, did_you_mean
-from mvseg.vocabulary.merging import MAPPING_FILES
+from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean
 
 from .card import DatasetCard, load_card, make_card
 from .checks import LoadReport
@@ -25,7 +24,6 @@ __all__ = [
     "get_card",
     "get_records",
     "get_vocabulary",
-    "label_space",
     "load_card",
     "register_builtin_cards",
     "register_card",
@@ -38,7 +36,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 BUILTIN_CARDS = Path(__file__).parent / "cards"
-_LABEL_SPACES = ("concatenate", "merge_names", "merge_similar")
 
 
 class _Entry:
@@ -290,45 +287,6 @@ def get_vocabulary(name: str, embeddings: bool = True) -> Vocabulary:
     if name in _entries:
         return _entries[name].vocabulary(embeddings)
     return vocabulary_from_metadata(card, MetadataCatalog.get(name))
-
-
-def label_space(
-    names: Sequence[str],
-    kind: str = "concatenate",
-    embeddings: bool = True,
-    embed: Callable[[Vocabulary], Vocabulary] | None = None,
-    threshold: float = 0.98,
-) -> LabelSpace:
-    """Join the vocabularies of several datasets.
-
-    Args:
-        names: names of registered datasets.
-        kind: "concatenate": own columns for every vocabulary; "merge_names": equal words share a column;
-            "merge_similar": words with similar text embeddings do; or a file with a mapping by hand
-            (:func:`mvseg.vocabulary.read_mapping`).
-        embeddings: attach the text embeddings that the cards name.
-        embed: gives embeddings to a vocabulary whose card names none, or None.
-        threshold: smallest cosine of words that share a column, for "merge_similar".
-
-    Returns:
-        The label space.
-
-    Raises:
-        KeyError: if a dataset does not exist.
-        ValueError: if the kind does not exist, the mapping is wrong, or embeddings are missing or do not fit together.
-    """
-    is_file = Path(kind).suffix in MAPPING_FILES
-    if kind not in _LABEL_SPACES and not is_file:
-        hint = did_you_mean(kind, _LABEL_SPACES)
-        raise ValueError(f"label space {kind!r}{hint}; or name a mapping file ({', '.join(MAPPING_FILES)})")
-    vocabularies = {name: get_vocabulary(name, embeddings) for name in names}
-    if embed is not None and embeddings:
-        vocabularies = {name: embed(words) for name, words in vocabularies.items()}
-    if is_file:
-        return LabelSpace.merge_mapping(vocabularies, kind)
-    if kind == "merge_similar":
-        return LabelSpace.merge_similar(vocabularies, threshold)
-    return LabelSpace.merge_names(vocabularies) if kind == "merge_names" else LabelSpace.concatenate(vocabularies)
 
 
 def dataset_report(name: str) -> LoadReport:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from mvseg.data.catalog import label_space
+from mvseg.data.label_spaces import label_space
+from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.words import check_encoders, word_embedder
 from mvseg.vocabulary import LabelSpace
 from mvseg.vocabulary.annotation_scopes import scope_names
@@ -21,7 +22,8 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
     Args:
         cfg: the config tree; reads DATASETS.TRAIN (DATASETS.TEST if that is empty), DATASETS.LABEL_SPACE and
             MERGE_THRESHOLD, MODEL.CLASSIFIER.NAME and MODEL.ANNOTATION_SCOPE for whether text embeddings are needed,
-            and MODEL.CLASSIFIER.TEXT_ENCODER and PROMPTS for who makes those that no card names.
+            MODEL.CLASSIFIER.TEXT_ENCODER and PROMPTS for who makes those that no card names, and LOSS,
+            IGNORE_ZERO_CATS and the scopes for whether image counts are needed.
 
     Returns:
         The label space, or None if the config names no dataset.
@@ -33,13 +35,16 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
     embedder = word_embedder(cfg)
     if text:
         check_encoders([*names, *cfg.DATASETS.TEST], embedder)
-    by_words = cfg.DATASETS.LABEL_SPACE == "merge_similar" or any("safe" in scope for scope in scopes_of(cfg).values())
+    scopes = {part for scope in scopes_of(cfg).values() for part in scope}
+    by_words = cfg.DATASETS.LABEL_SPACE == "merge_similar" or "safe" in scopes
+    draws = "federated" in scopes or OBJECTIVES.get(cfg.MODEL.CLASSIFIER.LOSS).draws_columns
     return label_space(
         names,
         kind=cfg.DATASETS.LABEL_SPACE,
         embeddings=text or by_words,
         embed=embedder,
         threshold=cfg.DATASETS.MERGE_THRESHOLD,
+        image_counts=draws or cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS,
     )
 
 

@@ -181,6 +181,35 @@ def test_semantic_and_panoptic_datasets_without_a_card(register):
     assert (data.get_card("apart").supervision, data.get_card("apart").evaluator) == ("masks", "coco")
 
 
+def test_image_counts_from_the_records(tmp_path, card, caplog):
+    tree = small_tree()
+    twice = {**tree["annotations"][0], "id": 8}  # a second cat in the first image
+    crowd = {**tree["annotations"][0], "id": 9, "image_id": 9, "iscrowd": 1}
+    tree["annotations"] += [twice, crowd]
+    (tmp_path / "words.txt").write_text("cat\ndog\ntraffic light\nzebra\n")
+    (tmp_path / "counted.tsv").write_text("name\timage_count\ncat\t70\ndog\t80\n")
+    words = {"vocabulary": str(tmp_path / "words.txt")}
+    fields = write_coco(tmp_path / "here", tree)
+    card(name="first", **fields, **words)
+    card(name="second", **write_coco(tmp_path / "there", small_tree()), **words)
+    card(name="gone", **{**fields, "annotations": str(tmp_path / "gone.json")}, vocabulary=["cat", "elk"])
+    card(
+        name="told", **{**fields, "annotations": str(tmp_path / "gone.json")}, vocabulary=str(tmp_path / "counted.tsv")
+    )
+    assert data.label_space(["first"], image_counts=True).image_count.tolist() == [1, 1, 1, 0]
+    assert data.label_space(["first", "second"], image_counts=True).image_count.tolist() == [
+        2,
+        2,
+        2,
+        0,
+    ]  # one vocabulary
+    assert data.label_space(["first", "told"], "merge_names", image_counts=True).image_count.tolist() == [71, 81, 1, 0]
+    assert data.label_space(["first"]).image_count is None  # nobody asked: nothing is read
+    assert not caplog.records
+    assert data.label_space(["gone"], image_counts=True).image_count.tolist() == [1, 1]  # to be evaluated
+    assert "not counted, which only training needs" in caplog.text and "gone.json" in caplog.text
+
+
 def test_embeddings_of_a_card(tmp_path, card):
     fields = write_coco(tmp_path, small_tree())
     np.save(tmp_path / "e.npy", np.eye(3, 4, dtype=np.float32))

@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from whole_models import WORDS, build, record, recording, rows_of, text_cfg
 
 from mvseg.config import get_cfg, load_config
-from mvseg.data.catalog import label_space, register_dataset
+from mvseg.data.catalog import register_dataset
+from mvseg.data.label_spaces import label_space
 from mvseg.data.mixing import MixEntry
 from mvseg.modeling.columns import training_label_space
 from mvseg.modeling.meta_arch.multi_dataset_rcnn import check_scopes
-from mvseg.modeling.objectives import FederatedObjective, RegionObjective, SigmoidObjective, SoftmaxObjective
+from mvseg.modeling.objectives import (
+    FederatedObjective,
+    RegionObjective,
+    RegionTargets,
+    SigmoidObjective,
+    SoftmaxObjective,
+)
 from mvseg.vocabulary import AnnotationScopes
 
 A, B = "scoped_a", "scoped_b"  # cat dog bird | car bus cat tram; a dog is an animal, a tram a car
@@ -142,13 +150,39 @@ def test_losses_that_can():
 def test_the_model_checks_its_scope():
     with pytest.raises(ValueError, match=r"MODEL.ANNOTATION_SCOPE group.*LOSS softmax"):
         build(cfg_of(MODEL__ANNOTATION_SCOPE="group"))
-    cfg = cfg_of(MODEL__ANNOTATION_SCOPE="federated", MODEL__CLASSIFIER__NAME="linear")
-    cfg.DATASETS.TRAIN = (A, "scoped_bare")
-    with pytest.raises(ValueError, match=r"federated.*image counts.*'scoped_bare' has none"):
-        build(cfg)
-    cfg.DATASETS.TRAIN, cfg.MODEL.ANNOTATION_SCOPE = (), "own+verified"
+    cfg = cfg_of(MODEL__CLASSIFIER__NAME="linear", MODEL__ANNOTATION_SCOPE="own+verified")
+    cfg.DATASETS.TRAIN = ()
     with pytest.raises(ValueError, match=r"own\+verified needs a label space: set DATASETS.TRAIN"):
         build(cfg)
+
+
+@pytest.mark.parametrize("who_asks", ["loss", "scope", "zero"])
+def test_images_are_counted_where_a_loss_or_a_scope_asks(who_asks: str):
+    boxes = [[c] for c in (0, 2, 2, 2, 2)]  # (nobody has a dog)
+    records = [{"file_name": "a.png", "annotations": [{"category_id": c} for c in image]} for image in boxes]
+    DatasetCatalog.register("scoped_counted", lambda: records)
+    MetadataCatalog.get("scoped_counted").thing_classes = WORDS["det_a"]
+    try:
+        cfg = cfg_of("scoped_counted", MODEL__CLASSIFIER__NAME="linear", MODEL__CLASSIFIER__FED_LOSS_NUM_CLASSES=9)
+        assert training_label_space(cfg).image_count is None
+        cfg.MODEL.CLASSIFIER.LOSS = "federated" if who_asks == "loss" else "sigmoid"
+        cfg.MODEL.ANNOTATION_SCOPE = "federated" if who_asks == "scope" else "own"
+        cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS = who_asks == "zero"
+        model = build(cfg)
+    finally:
+        DatasetCatalog.remove("scoped_counted")
+        MetadataCatalog.remove("scoped_counted")
+    assert model.label_space.image_count.tolist() == [1, 0, 4]
+    _, context = model.read_annotations([{**image(A, [0]), "dataset": "scoped_counted"}])
+    regions = RegionTargets.of(torch.tensor([0, 3]), torch.zeros(2, dtype=torch.long), context)
+    columns = model.roi_heads.objectives["boxes"].columns(regions)
+    assert columns.tolist() == [0, 2]  # a class without images is never drawn
+
+
+def test_a_model_without_its_training_files_can_be_evaluated():
+    model = build(cfg_of("scoped_bare", MODEL__CLASSIFIER__NAME="linear", MODEL__CLASSIFIER__LOSS="federated")).eval()
+    found = model([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 64, "width": 64}])
+    assert len(found) == 1 and model.label_space.image_count.tolist() == [1, 1]
 
 
 def test_safe_reads_embeddings_for_a_closed_set_too():

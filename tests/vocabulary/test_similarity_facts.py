@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvseg.data.catalog import label_space
+from mvseg.data.label_spaces import label_space
 from mvseg.vocabulary import LabelSpace, Vocabulary, build_scope
 
 WORLD = ("world_coco_train", "world_lvis_train", "world_o365_train", "world_oid_train")

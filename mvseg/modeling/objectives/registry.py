@@ -186,7 +186,7 @@ class RegionObjective(nn.Module):
     needs_background = False  # the classifier shall append a background column
     multi_label = False  # it learns the further positive columns of a region (RegionTargets.positives_of)
     grouped = False  # it learns from columns that are one answer (RegionTargets.groups_of)
-    draws_columns = False  # it draws the negative columns itself
+    draws_columns = False  # it draws the negative columns itself, by the image counts of the classes
 
     def __init__(self, num_classes: int) -> None:
         """Build the objective.

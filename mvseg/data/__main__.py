@@ -74,8 +74,8 @@ def missing_places(card: DatasetCard) -> list[str]:
         known = [metadata.get(key) for key in ("json_file", "panoptic_json", "image_root", "image_dir")]
         known = [str(place) for place in known if place]
         return [f"no {p}" for p in known if not Path(p).exists()] if known else ["not known"]
-    places = [card.image_root, card.annotations, card.split, *getattr(card, "files", {}).values()]
-    near = {card.split}
+    near = {card.split, *card.files.values()}
+    places = [card.image_root, card.annotations, card.split, *card.files.values()]
     return [f"no {p}" for p in places if p and not card.resolve(str(p), near_card=p in near).exists()]
 
 

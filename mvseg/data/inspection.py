@@ -115,8 +115,7 @@ def inspect_card(card: DatasetCard, max_images: int | None = None, threads: int 
             found.problems = [*problems, Problem(kind, stopped, True)]
             return found
     found.report = loaded.report
-    # A reader complains if none of a few images is there: every one of them is looked up below.
-    found.problems = [p for p in dict.fromkeys(problems) if p.kind != "missing_file"]
+    found.problems = list(dict.fromkeys(problems))
     if loaded.vocabulary is not None:  # sentences have none
         found.problems += _check_words(card, loaded.vocabulary)
     words = loaded.vocabulary.names if loaded.vocabulary is not None else ()

@@ -28,7 +28,10 @@ FIELDS: dict[str, str] = {
     "phrases": "phrases",
 }
 # Fields that the mapper leaves out at test time, so that no model can look at the answer.
-ANSWERS = ("annotations", "image_labels", "sem_seg_file_name", "sem_seg_values", "pan_seg_file_name", "segments_info")
+ANSWERS = (
+    "annotations", "image_labels", "verified_category_ids", "sem_seg_file_name", "sem_seg_values",
+    "pan_seg_file_name", "segments_info", "left_out_segments",
+)  # fmt: skip
 
 
 def check_supervision(kind: str, where: str = "supervision") -> str:

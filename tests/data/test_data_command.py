@@ -14,9 +14,11 @@ import pytest
 import torch
 import yaml
 from coco_files import small_tree, write_coco
+from format_files import open_images_set, panoptic_set, semantic_set, stripes
 from PIL import Image
 
-from mvseg.data.__main__ import main
+from mvseg.data.__main__ import main, missing_places
+from mvseg.data.card import load_card, make_card
 from mvseg.data.inspection import inspect_card
 from mvseg.data.statistics import dataset_statistics
 from mvseg.inference.drawing import label_color
@@ -174,6 +176,27 @@ def test_check_finds_embeddings_that_do_not_fit_and_equal_pictures(dataset: Path
     assert not kinds["same_picture"].fatal and "two.png" in kinds["same_picture"].text  # all black
 
 
+def test_check_lists_every_image_that_is_missing(tmp_path: Path):
+    sets = {
+        "boxes": open_images_set(tmp_path / "boxes"),
+        "maps": semantic_set(tmp_path / "maps", {name: stripes(0, 1) for name in "xyz"}),
+        "segments": panoptic_set(tmp_path / "segments"),
+    }
+    gone = {"boxes": ("cc.jpg", "aa.jpg"), "maps": ("y.jpg",), "segments": ("a.jpg", "a.png", "b.png")}
+    for name, fields in sets.items():
+        for file in gone[name]:
+            next((tmp_path / name).rglob(file)).unlink()
+        found = inspect_card(make_card({"name": name, **fields}))
+        texts = [p.text for p in found.problems if p.kind == "missing_file"]
+        assert found.fatal and len(texts) == len(gone[name])
+        assert all(any(f"{file} " in text for text in texts) for file in gone[name])
+
+
+def test_check_of_a_dataset_without_images(tmp_path: Path):
+    found = inspect_card(make_card({"name": "none", **write_coco(tmp_path, {**small_tree(), "images": []})}))
+    assert any("no usable image: 0 images" in p.text for p in found.problems)
+
+
 def test_a_voc_folder_is_read_to_its_end(tmp_path: Path, card):
     (tmp_path / "xml").mkdir()
     (tmp_path / "images").mkdir()
@@ -241,6 +264,13 @@ def test_list_says_which_files_are_missing(dataset: Path, card, capsys):
     main(["list", "--only-present"])
     rows = rows_of(capsys.readouterr().out)
     assert "looked_at" in rows and "not_here" not in rows
+
+
+def test_files_beside_a_card_are_not_missing(tmp_path: Path):
+    fields = {"name": "beside", **open_images_set(tmp_path)}
+    fields["files"] = {role: Path(path).name for role, path in fields["files"].items()}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump({**fields, "split": "list.txt"}))
+    assert missing_places(load_card(tmp_path / "card.yaml")) == ["no list.txt"]
 
 
 def test_maps_get_their_words_colours_and_a_legend():

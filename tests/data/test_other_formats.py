@@ -112,6 +112,15 @@ def test_wrong_label_maps(tmp_path, card, pixels, options, message):
     assert "dataset 'wrong'" in str(error.value)
 
 
+def test_an_image_beside_its_label_map_is_not_taken_for_it(tmp_path, card):
+    save(tmp_path / "all/x.png", stripes(0, 1))
+    picture(tmp_path / "all/x.jpg")
+    folder = str(tmp_path / "all")
+    card(name="beside", format="semantic", image_root=folder, annotations=folder, vocabulary=["sky", "tree"])
+    with pytest.raises(ValueError, match=r"x.jpg and .*x.png: which is the image of label map x\?"):
+        get_records("beside")
+
+
 def test_missing_parts_of_semantic_sets(tmp_path, card):
     fields = semantic_set(tmp_path, {"a": stripes(1, 2), "b": stripes(1, 2)}, **ADE)
     card(name="no_words", **{**fields, "vocabulary": None})
@@ -369,6 +378,16 @@ def test_real_image_folders(card):
     words = get_vocabulary("imagenet").names
     ostrich = next(r for r in records if "ostrich" in r["file_name"])
     assert len(records) == 110 and words[ostrich["image_labels"][0]] == "ostrich"
+
+
+def test_classes_of_the_same_name_stay_apart(tmp_path, card):
+    for folder in ("n1", "n2", "n3"):
+        picture(tmp_path / f"images/{folder}/1.png")
+    (tmp_path / "words.txt").write_text("n1 crane\nn2 crane\nn3 dog, hound\n")
+    fields = {"format": "image_folder", "image_root": str(tmp_path / "images")}
+    card(name="cranes", files={"classes": str(tmp_path / "words.txt")}, **fields)
+    assert get_vocabulary("cranes").names == ("crane (n1)", "crane (n2)", "dog")
+    assert [record["image_labels"] for record in get_records("cranes")] == [[0], [1], [2]]
 
 
 def test_captions(tmp_path, card):

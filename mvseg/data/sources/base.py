@@ -204,6 +204,7 @@ def check_images(card: DatasetCard, records: Sequence[Mapping[str, Any]], sample
     """Check that there is something to work with: annotated images whose files lie where the card says.
 
     Only a few files are looked up (a data set can have millions); single missing files are found when they are read.
+    While problems are collected none is, for the one who does that looks up all.
 
     Args:
         card: the card.
@@ -218,9 +219,9 @@ def check_images(card: DatasetCard, records: Sequence[Mapping[str, Any]], sample
         complain(f"{card.where}: no usable image: {len(records)} images, none with an annotation that could be kept")
     step = max(1, len(records) // samples)
     paths = [Path(record["file_name"]) for record in records[::step][:samples]]
-    if not any(path.exists() for path in paths):
-        message = missing_message(card, f"none of {len(paths)} images looked up is there; the first,", paths[0])
-        complain(message, "missing_file", FileNotFoundError)
+    if paths and not collecting() and not any(path.exists() for path in paths):
+        found = f"none of {len(paths)} images looked up is there; the first,"
+        raise FileNotFoundError(missing_message(card, found, paths[0]))
 
 
 def new_record(card: DatasetCard, file_name: Path, height: int, width: int, image_id: int | str) -> dict[str, Any]:

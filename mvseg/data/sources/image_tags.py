@@ -22,7 +22,7 @@ from .base import (
     register_format,
 )
 from .images import find_files, is_image
-from .tables import read_class_names
+from .tables import read_class_names, unique_names
 
 Tagged = tuple[str, tuple[str, ...], str]  # image relative to the folder, labels, place for errors
 
@@ -41,7 +41,7 @@ def load_image_folder(card: DatasetCard, vocabulary: Vocabulary | None) -> Loade
 
     Args:
         card: the dataset's card.
-        vocabulary: the dataset's words; None: the labels, sorted.
+        vocabulary: the dataset's words; None: the labels or their words, sorted; of equal words with the label.
 
     Returns:
         Records with ``image_labels``, image ids 1..n in the order of the files, and no ``height`` and ``width``: to
@@ -136,6 +136,8 @@ def _match_labels(
             )
         return vocabulary, {label: IGNORED if label in wrong else int(label) for label in examples}
     names = {label: words.get(label, label) for label in examples}
+    if vocabulary is None:
+        names = unique_names(names)
     known = sorted(set(names.values()))
     if vocabulary is None:
         kept = [name for name in known if name not in card.ignore and name not in card.aliases]

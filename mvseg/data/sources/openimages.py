@@ -17,7 +17,7 @@ from mvseg.vocabulary import Vocabulary, did_you_mean
 from mvseg.vocabulary.suggestions import normalize
 
 from ..card import DatasetCard, missing_message
-from ..checks import LoadReport, check_box, complain
+from ..checks import LoadReport, check_box, collecting, complain
 from .base import (
     FILTERED,
     IGNORED,
@@ -32,7 +32,7 @@ from .base import (
 )
 from .hierarchy import ancestors_of, nearest_words, read_hierarchy
 from .images import find_files, image_sizes, is_image, read_size_table
-from .tables import read_class_names, read_rows
+from .tables import read_class_names, read_rows, unique_names
 
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 _FLAGS = {
@@ -188,10 +188,8 @@ def _flags(card: DatasetCard, cells: Sequence[str], path: Path, line: int) -> in
 def _read_classes(card: DatasetCard) -> tuple[dict[str, str], dict[str, set[str]]]:
     """Label -> name, and label -> labels of its parents; empty where the card does not name the file."""
     classes, hierarchy = card.file("classes"), card.file("hierarchy")
-    names = read_class_names(card, classes) if classes is not None else {}
-    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
-    unique = {label: f"{name} ({label})" if name in twice else name for label, name in names.items()}
-    return unique, read_hierarchy(card, hierarchy) if hierarchy is not None else {}
+    names = unique_names(read_class_names(card, classes)) if classes is not None else {}
+    return names, read_hierarchy(card, hierarchy) if hierarchy is not None else {}
 
 
 def _vocabulary(card: DatasetCard, names: Mapping[str, str], parents: Mapping[str, set[str]]) -> Vocabulary:
@@ -267,9 +265,9 @@ def _records(card: DatasetCard, root: Path, images: Sequence[str], report: LoadR
             base = os.path.basename(name)
             files[base] = files[os.path.splitext(base)[0]] = name
     missing = [image for image in images if image not in files]
-    if missing:
-        message = missing_message(card, f"{len(missing)} of {len(images)} images are missing; the first,",
-                                  root / f"{missing[0]}.jpg")  # fmt: skip
+    first = f"{len(missing)} of {len(images)} images are missing; the first,"
+    for image in missing:  # the first one ends it, but while problems are collected
+        message = missing_message(card, "image" if collecting() else first, root / f"{image}.jpg")
         advice = " To use those that are there, list them in a file (split: in the card)."
         complain(message + advice, "missing_file", FileNotFoundError)
     there = [image for image in images if image in files]

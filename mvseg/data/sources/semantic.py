@@ -135,8 +135,15 @@ def _pairs(card: DatasetCard, root: Path, folder: Path, report: LoadReport) -> l
     images: dict[str, str] = {}
     for name in find_files(root):
         stem = os.path.splitext(name)[0]
-        if is_image(name) and stem.endswith(image_end):
-            images[stem.removesuffix(image_end)] = name
+        if not is_image(name) or not stem.endswith(image_end):
+            continue
+        stem = stem.removesuffix(image_end)
+        if stem in images:
+            complain(
+                f"{card.where}: {root / images[stem]} and {root / name}: which is the image of label map {stem}? If one "
+                "is the label map itself, put the maps into a folder of their own, or say label_suffix or image_suffix"
+            )
+        images[stem] = name
     split, used, pairs = read_split(card), set(), []
     for name in find_files(folder):
         stem, ending = os.path.splitext(name)

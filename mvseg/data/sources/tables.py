@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..card import DatasetCard, missing_message
@@ -46,6 +47,19 @@ def read_class_names(card: DatasetCard, path: Path) -> dict[str, str]:
         else:
             names[label] = name
     return names
+
+
+def unique_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Tell labels apart that have the same name (ImageNet's two cranes): their label is put behind it.
+
+    Args:
+        names: label to name.
+
+    Returns:
+        Label to a name that no other label has.
+    """
+    counts = Counter(names.values())
+    return {label: f"{name} ({label})" if counts[name] > 1 else name for label, name in names.items()}
 
 
 def read_rows(

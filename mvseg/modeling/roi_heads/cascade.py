@@ -6,11 +6,11 @@ supervision, and test scores that combine all stages with the proposal score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.matcher import Matcher
@@ -18,30 +18,22 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import CascadeROIHeads, build_box_head
 from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
-from mvseg.modeling.classifier import TextClassifier
-from mvseg.modeling.columns import num_label_columns, training_label_space
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives import OBJECTIVES, RegionObjective, RegionTargets, build_objectives
+from mvseg.modeling.objectives import RegionObjective
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
+from mvseg.modeling.roi_heads.classifying import ClassifyingHeads, classification_arguments
 from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
-from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
-from mvseg.modeling.words import prompt_context
 from mvseg.vocabulary import LabelSpace
-
-# Class scores of the regions of a batch that are computed together at test time: 2^24 of 4 bytes are 64 MB a copy.
-SCORES_AT_ONCE = 2**24
 
 
 @ROI_HEADS_REGISTRY.register()
-class MultiDatasetCascadeROIHeads(CascadeROIHeads):
+class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
     """Detectron2's cascade heads with a classifier that computes only the label columns that a loss needs."""
-
-    takes_context = True  # forward() accepts a BatchContext
 
     @configurable
     def __init__(
@@ -75,14 +67,23 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
             **kwargs: as for Detectron2's ``CascadeROIHeads``; the box predictors are ``BoxPredictor``.
         """
         super().__init__(**kwargs)
-        self.objectives = nn.ModuleDict(objectives)
-        self.score_threshold: float | Tensor = score_threshold  # the latter (m,): one for each word of the test
-        self.nms_threshold, self.topk, self.class_agnostic_nms = nms_threshold, topk, class_agnostic_nms
-        self.multiply_proposal_score = multiply_proposal_score
-        self.one_class_per_proposal = one_class_per_proposal
+        self._set_classification(
+            objectives=objectives,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            topk=topk,
+            class_agnostic_nms=class_agnostic_nms,
+            multiply_proposal_score=multiply_proposal_score,
+            one_class_per_proposal=one_class_per_proposal,
+            label_space=label_space,
+            prompt_context=prompt_context,
+        )
         self.mask_weight = mask_weight
-        self.label_space = label_space
-        self.prompt_context = prompt_context
+
+    @property
+    def predictors(self) -> Sequence[BoxPredictor]:
+        """The last layers of every stage."""
+        return list(self.box_predictor)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -103,22 +104,12 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
                 "MultiDatasetCascadeROIHeads has one mask for all classes: set ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"
             )
         arguments = super().from_config(cfg, input_shape)
-        space = training_label_space(cfg)
-        columns = num_label_columns(cfg, space)
-        context = prompt_context(cfg, space)
+        shared = classification_arguments(cfg)
+        space, context = shared["label_space"], shared["prompt_context"]
         stages = zip(arguments["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True)
         arguments.update(
+            shared,
             box_predictors=[build_predictor(cfg, h.output_shape, weights, space, context) for h, weights in stages],
-            label_space=space,
-            prompt_context=context,
-            num_classes=columns,
-            objectives=build_objectives(cfg, columns, None if space is None else space.image_count),
-            score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-            nms_threshold=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            topk=cfg.TEST.DETECTIONS_PER_IMAGE,
-            class_agnostic_nms=cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC,
-            multiply_proposal_score=cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE,
-            one_class_per_proposal=cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL,
             mask_weight=cfg.MODEL.ROI_HEADS.MASK_WEIGHT,
         )
         return arguments
@@ -189,67 +180,6 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
         losses.update(self._mask_losses(features, proposals, context))
         return proposals, losses
 
-    @classmethod
-    def learns_from(cls, cfg: CfgNode) -> tuple[str, ...]:
-        """Say from which kinds of annotation these heads can learn.
-
-        Args:
-            cfg: the config; ``MODEL.CLASSIFIER.LOSS`` names the objective.
-
-        Returns:
-            Kinds of supervision.
-        """
-        return tuple(kind for kind in OBJECTIVES.kinds() if cfg.MODEL.CLASSIFIER.LOSS in OBJECTIVES.names(kind))
-
-    def check_supervision(self, kinds: Sequence[str]) -> None:
-        """Check that there is an objective for every kind of supervision.
-
-        Args:
-            kinds: kinds of supervision.
-
-        Raises:
-            ValueError: if one has none; the message lists those that have.
-        """
-        unknown = sorted(set(kinds) - set(self.objectives))
-        if unknown:
-            raise ValueError(
-                f"no objective learns from supervision {', '.join(map(repr, unknown))}; there are objectives for "
-                f"{', '.join(map(repr, self.objectives))}"
-            )
-
-    @property
-    def closed_set(self) -> bool:
-        """Whether the classifier knows only the words of training."""
-        return not isinstance(self.box_predictor[0].cls_score, TextClassifier)
-
-    @property
-    def text_width(self) -> int | None:
-        """Width D of the text embeddings that the classifier takes; None for a closed set."""
-        classifier = self.box_predictor[0].cls_score
-        return classifier.rows.shape[1] if isinstance(classifier, TextClassifier) else None
-
-    def set_test_words(
-        self,
-        embeddings: Tensor | None = None,
-        columns: Tensor | None = None,
-        words: Sequence[str] | None = None,
-    ) -> None:
-        """Choose the words of the evaluation mode in all stages; without arguments: the columns of training.
-
-        Args:
-            embeddings: (m, D) float text embeddings, for text classifiers.
-            columns: (m,) int64 label columns, for closed-set classifiers.
-            words: m words, for text classifiers with a learnable context.
-        """
-        if self.prompt_context is not None:
-            self.prompt_context.set_test_words(words)
-            return
-        for predictor in self.box_predictor:
-            if isinstance(predictor.cls_score, TextClassifier):
-                predictor.cls_score.set_test_rows(embeddings)
-            else:
-                predictor.cls_score.set_test_columns(columns)
-
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
         pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes))
         if self.training:  # every stage sends its gradient into the same pyramid
@@ -276,28 +206,6 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
             if stage + 1 < self.num_cascade_stages:
                 proposals = self._next_proposals(predictor, deltas, proposals)
         return losses
-
-    def _class_losses(
-        self, predictor: BoxPredictor, hidden: Tensor, proposals: list[Instances], context: BatchContext
-    ) -> dict[str, Tensor]:
-        """Losses of the regions, grouped by objective; groups count in proportion to their regions."""
-        owners: list[Any] = [self.objectives[kind] for kind in context.supervision]
-        counts = torch.tensor([len(p) for p in proposals], device=hidden.device)
-        images = torch.arange(len(proposals), device=hidden.device)
-        images = images.repeat_interleave(counts, output_size=len(hidden))
-        classes = torch.cat([p.gt_classes for p in proposals])
-        total: dict[str, Tensor] = {}
-        for objective in dict.fromkeys(owners):
-            members = [owner is objective for owner in owners]
-            whole = all(members)
-            chosen = slice(None) if whole else torch.tensor(members, device=hidden.device)[images]
-            targets = RegionTargets.of(classes[chosen], images[chosen], context)
-            columns = objective.columns(targets)
-            logits = predictor.cls_score(hidden[chosen], columns)
-            share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)
-            for name, loss in objective.losses(logits, targets, columns).items():
-                total[name] = total.get(name, 0) + share * loss
-        return total
 
     def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:
         """Refined, clipped boxes as regions of the next stage; in training without empty ones.
@@ -340,38 +248,3 @@ class MultiDatasetCascadeROIHeads(CascadeROIHeads):
             self._select(b, scores, objectness, p.image_size)
             for b, scores, objectness, p in zip(boxes, self._scores(hidden, boxes), proposal_scores, proposals)
         ]
-
-    def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""
-        counts = [len(b) for b in boxes]
-        columns = self.box_predictor[0].cls_score.num_columns
-        if sum(counts) * columns <= SCORES_AT_ONCE:
-            yield from self._mean_probabilities(hidden).split(counts)
-            return
-        for regions in zip(*(stage.split(counts) for stage in hidden)):
-            yield self._mean_probabilities(regions)
-
-    def _mean_probabilities(self, hidden: Sequence[Tensor]) -> Tensor:
-        objective: Any = next(iter(self.objectives.values()))
-        total: Tensor | None = None
-        for regions, predictor in zip(hidden, self.box_predictor):
-            probabilities = objective.probabilities(predictor.cls_score(regions))
-            total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None  # there is a stage
-        return total.div_(self.num_cascade_stages)
-
-    def _select(self, boxes: Tensor, scores: Tensor, objectness: Tensor, image_size: tuple[int, int]) -> Instances:
-        if self.multiply_proposal_score:
-            scores = fuse_scores(scores, objectness)
-        if self.one_class_per_proposal:
-            scores = keep_best_class(scores)
-        detections, _ = select_detections(
-            boxes,
-            scores,
-            image_size,
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            topk=self.topk,
-            class_agnostic=self.class_agnostic_nms,
-        )
-        return detections

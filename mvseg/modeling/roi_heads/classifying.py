@@ -1,0 +1,208 @@
+"""What all region heads for many datasets share: words of the test, class losses by objective, scores to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from mvseg.modeling.classifier import TextClassifier
+from mvseg.modeling.columns import num_label_columns, training_label_space
+from mvseg.modeling.context import BatchContext
+from mvseg.modeling.objectives import OBJECTIVES, RegionObjective, RegionTargets, build_objectives
+from mvseg.modeling.prompt_context import PromptContext
+from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
+from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
+from mvseg.modeling.words import prompt_context
+from mvseg.vocabulary import LabelSpace
+
+# Class scores of the regions of a batch that are computed together at test time: 2^24 of 4 bytes are 64 MB a copy.
+SCORES_AT_ONCE = 2**24
+
+
+def classification_arguments(cfg: Any) -> dict[str, Any]:
+    """Read what :class:`ClassifyingHeads` needs.
+
+    Args:
+        cfg: the config tree; reads ``MODEL.ROI_HEADS``, ``ROI_BOX_HEAD`` and ``CLASSIFIER``.
+
+    Returns:
+        Arguments for the constructor of region heads.
+    """
+    space = training_label_space(cfg)
+    columns = num_label_columns(cfg, space)
+    return {
+        "label_space": space,
+        "prompt_context": prompt_context(cfg, space),
+        "num_classes": columns,
+        "objectives": build_objectives(cfg, columns, None if space is None else space.image_count),
+        "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+        "topk": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "class_agnostic_nms": cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC,
+        "multiply_proposal_score": cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE,
+        "one_class_per_proposal": cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL,
+    }
+
+
+class ClassifyingHeads:
+    """Mixed into a subclass of Detectron2's ``ROIHeads`` that has one or several :class:`BoxPredictor`."""
+
+    takes_context = True  # forward() accepts a BatchContext
+    objectives: Any  # nn.ModuleDict of RegionObjective
+
+    @property
+    def predictors(self) -> Sequence[BoxPredictor]:
+        """The last layers of every stage.
+
+        Returns:
+            At least one predictor.
+
+        Raises:
+            NotImplementedError: always, in this base class.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say where its predictors are")
+
+    def _set_classification(
+        self,
+        *,
+        objectives: Mapping[str, RegionObjective],
+        score_threshold: float,
+        nms_threshold: float,
+        topk: int,
+        class_agnostic_nms: bool,
+        multiply_proposal_score: bool,
+        one_class_per_proposal: bool,
+        label_space: LabelSpace | None,
+        prompt_context: PromptContext | None,
+    ) -> None:
+        """Keep the arguments that all heads have; to be called after the constructor of ``nn.Module``."""
+        self.objectives = nn.ModuleDict(objectives)
+        self.score_threshold: float | Tensor = score_threshold  # the latter (m,): one for each word of the test
+        self.nms_threshold, self.topk, self.class_agnostic_nms = nms_threshold, topk, class_agnostic_nms
+        self.multiply_proposal_score = multiply_proposal_score
+        self.one_class_per_proposal = one_class_per_proposal
+        self.label_space = label_space
+        self.prompt_context = prompt_context
+
+    @classmethod
+    def learns_from(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Say from which kinds of annotation these heads can learn.
+
+        Args:
+            cfg: the config; ``MODEL.CLASSIFIER.LOSS`` names the objective.
+
+        Returns:
+            Kinds of supervision.
+        """
+        return tuple(kind for kind in OBJECTIVES.kinds() if cfg.MODEL.CLASSIFIER.LOSS in OBJECTIVES.names(kind))
+
+    def check_supervision(self, kinds: Sequence[str]) -> None:
+        """Check that there is an objective for every kind of supervision.
+
+        Args:
+            kinds: kinds of supervision.
+
+        Raises:
+            ValueError: if one has none; the message lists those that have.
+        """
+        unknown = sorted(set(kinds) - set(self.objectives))
+        if unknown:
+            raise ValueError(
+                f"no objective learns from supervision {', '.join(map(repr, unknown))}; there are objectives for "
+                f"{', '.join(map(repr, self.objectives))}"
+            )
+
+    @property
+    def closed_set(self) -> bool:
+        """Whether the classifier knows only the words of training."""
+        return not isinstance(self.predictors[0].cls_score, TextClassifier)
+
+    @property
+    def text_width(self) -> int | None:
+        """Width D of the text embeddings that the classifier takes; None for a closed set."""
+        classifier = self.predictors[0].cls_score
+        return classifier.rows.shape[1] if isinstance(classifier, TextClassifier) else None
+
+    def set_test_words(
+        self,
+        embeddings: Tensor | None = None,
+        columns: Tensor | None = None,
+        words: Sequence[str] | None = None,
+    ) -> None:
+        """Choose the words of the evaluation mode in all stages; without arguments: the columns of training.
+
+        Args:
+            embeddings: (m, D) float text embeddings, for text classifiers.
+            columns: (m,) int64 label columns, for closed-set classifiers.
+            words: m words, for text classifiers with a learnable context.
+        """
+        if self.prompt_context is not None:
+            self.prompt_context.set_test_words(words)
+            return
+        for predictor in self.predictors:
+            if isinstance(predictor.cls_score, TextClassifier):
+                predictor.cls_score.set_test_rows(embeddings)
+            else:
+                predictor.cls_score.set_test_columns(columns)
+
+    def _class_losses(
+        self, predictor: BoxPredictor, hidden: Tensor, proposals: list[Instances], context: BatchContext
+    ) -> dict[str, Tensor]:
+        """Losses of the regions, grouped by objective; groups count in proportion to their regions."""
+        owners: list[Any] = [self.objectives[kind] for kind in context.supervision]
+        counts = torch.tensor([len(p) for p in proposals], device=hidden.device)
+        images = torch.arange(len(proposals), device=hidden.device)
+        images = images.repeat_interleave(counts, output_size=len(hidden))
+        classes = torch.cat([p.gt_classes for p in proposals])
+        total: dict[str, Tensor] = {}
+        for objective in dict.fromkeys(owners):
+            members = [owner is objective for owner in owners]
+            whole = all(members)
+            chosen = slice(None) if whole else torch.tensor(members, device=hidden.device)[images]
+            targets = RegionTargets.of(classes[chosen], images[chosen], context)
+            columns = objective.columns(targets)
+            logits = predictor.cls_score(hidden[chosen], columns)
+            share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)
+            for name, loss in objective.losses(logits, targets, columns).items():
+                total[name] = total.get(name, 0) + share * loss
+        return total
+
+    def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""
+        counts = [len(b) for b in boxes]
+        columns = self.predictors[0].cls_score.num_columns
+        if sum(counts) * columns <= SCORES_AT_ONCE:
+            yield from self._mean_probabilities(hidden).split(counts)
+            return
+        for regions in zip(*(stage.split(counts) for stage in hidden)):
+            yield self._mean_probabilities(regions)
+
+    def _mean_probabilities(self, hidden: Sequence[Tensor]) -> Tensor:
+        objective: Any = next(iter(self.objectives.values()))
+        total: Tensor | None = None
+        for regions, predictor in zip(hidden, self.predictors):
+            probabilities = objective.probabilities(predictor.cls_score(regions))
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None  # there is a stage
+        return total.div_(len(self.predictors))
+
+    def _select(self, boxes: Tensor, scores: Tensor, objectness: Tensor, image_size: tuple[int, int]) -> Instances:
+        if self.multiply_proposal_score:
+            scores = fuse_scores(scores, objectness)
+        if self.one_class_per_proposal:
+            scores = keep_best_class(scores)
+        detections, _ = select_detections(
+            boxes,
+            scores,
+            image_size,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            topk=self.topk,
+            class_agnostic=self.class_agnostic_nms,
+        )
+        return detections

@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 
 from mvseg.data.augmentation import RECIPES
 from mvseg.data.streams import ImageStream
-from mvseg.vocabulary.annotation_scopes import scope_names
+from mvseg.vocabulary.scopes import scope_names
 from mvseg.vocabulary.suggestions import did_you_mean
 
 SAMPLERS = ("uniform", "repeat_factor", "class_aware")

@@ -9,7 +9,7 @@ from mvseg.data.label_spaces import label_space
 from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.words import check_encoders, word_embedder
 from mvseg.vocabulary import LabelSpace
-from mvseg.vocabulary.annotation_scopes import scope_names
+from mvseg.vocabulary.scopes import scope_names
 
 DEFAULT_NUM_CLASSES = 80  # Detectron2's default of MODEL.ROI_HEADS.NUM_CLASSES: says nothing about the user's intention
 

@@ -1,6 +1,5 @@
 """Words: vocabularies of datasets, label spaces that join them, and text encoders."""
 
-from .annotation_scopes import AnnotationScopes, ClassRules
 from .encoders import (
     CachedTextEncoder,
     HuggingFaceTextEncoder,
@@ -17,7 +16,7 @@ from .label_space import LabelSpace
 from .merging import read_mapping
 from .prompts import PROMPTS, PromptSet, embed_vocabulary, embed_words, get_prompts, spoken
 from .relations import Alias
-from .scope_registry import ImageFacts, Scope, ScopeSettings, build_scope, register_scope
+from .scopes import AnnotationScopes, ClassRules, ImageFacts, Scope, ScopeSettings, build_scope, register_scope
 from .similarity import SimilarityRange
 from .suggestions import did_you_mean, nearest_names
 from .tables import builtin_tables, read_table

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from .relations import Alias, find_aliases, find_ancestors
 from .similarity import Rescale, SimilarityRange, cosine_blocks, rescale_similarity, similarity_range, unit_rows
 from .suggestions import did_you_mean, normalize
 from .vocabulary import Vocabulary
-
-ScopeKind = Literal["all", "own"]
 
 
 class LabelSpace:
@@ -187,27 +184,6 @@ class LabelSpace:
             Columns, of the same shape and device, int64.
         """
         return self.columns(dataset).to(classes.device)[classes]
-
-    def scope(self, datasets: Sequence[str], kind: ScopeKind = "own", device: torch.device | str = "cpu") -> Tensor:
-        """Say which columns the annotation of each image speaks about.
-
-        Args:
-            datasets: dataset name of each of the B images.
-            kind: "all": every column (what is not annotated is absent); "own": the columns of the image's dataset.
-            device: device of the result.
-
-        Returns:
-            Mask (B, n), bool; True where a missing annotation means absence.
-
-        Raises:
-            ValueError: if the kind is neither of the two.
-        """
-        if kind not in ("all", "own"):
-            raise ValueError(f"annotation scope {kind!r}: choose 'all' or 'own'")
-        mask = torch.full((len(datasets), self.n), kind == "all", dtype=torch.bool)
-        for row, dataset in enumerate(datasets):
-            mask[row, self.columns(dataset)] = True
-        return mask.to(device)
 
     @cached_property
     def representatives(self) -> tuple[str, ...]:

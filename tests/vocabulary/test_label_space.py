@@ -43,19 +43,6 @@ def test_to_columns_keeps_shape():
     assert space.to_columns("a", torch.zeros(0, dtype=torch.long)).shape == (0,)
 
 
-def test_scope():
-    space = LabelSpace.merge_names({"b": B, "a": A})
-    own = space.scope(["a", "b", "a"], "own")
-    assert own.dtype == torch.bool
-    assert own.tolist() == [[True, False, True, True], [True, True, False, False], [True, False, True, True]]
-    assert space.scope(["a", "b"], "all").all()
-    assert space.scope([], "own").shape == (0, 4)
-    with pytest.raises(ValueError, match=r"choose 'all' or 'own'"):
-        space.scope(["a"], "mine")
-    with pytest.raises(KeyError, match=r"no dataset 'c'"):
-        space.scope(["c"], "all")
-
-
 def test_unknown_dataset_names_the_nearest():
     space = LabelSpace.concatenate({"coco_2017_train": A, "b": B})
     with pytest.raises(KeyError, match=r"nearest: coco_2017_train"):

@@ -16,7 +16,7 @@ from mvseg.vocabulary import (
     build_scope,
     register_scope,
 )
-from mvseg.vocabulary.scope_registry import SCOPES
+from mvseg.vocabulary.scopes.registry import SCOPES
 
 # Columns: 0 cat 1 dog 2 couch | 3 Animal 4 Cat 5 Sofa 6 plant | 7 tabby 8 car
 PETS = Vocabulary(name="pets", names=("cat", "dog", "couch"), synonyms=((), (), ("sofa",)), image_count=(4, 9, 0))
@@ -57,6 +57,15 @@ def test_all_and_own():
     assert build_scope("all", SPACE).mask(images).all()  # to the letter: also what is not exhaustive
     assert columns(build_scope("own", SPACE).mask(images)) == [{CAT, DOG, COUCH}, {TABBY, CAR}, {CAT, COUCH}]
     assert build_scope("own", SPACE).mask([]).shape == (0, 9)
+
+
+def test_own_in_shared_columns():
+    space = LabelSpace.merge_names({"tree": TREE, "pets": PETS})  # Animal Cat Sofa plant dog couch
+    own = build_scope("own", space).mask([image("pets"), image("tree"), image("pets")])
+    assert own.dtype == torch.bool
+    assert columns(own) == [{1, 4, 5}, {0, 1, 2, 3}, {1, 4, 5}]
+    with pytest.raises(KeyError, match=r"no dataset 'c'"):
+        build_scope("own", space).mask([image("c")])
 
 
 def test_safe():
@@ -170,7 +179,7 @@ def test_unknown_scope():
 
 
 def test_a_new_scope_is_one_function(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mvseg.vocabulary.scope_registry.SCOPES", dict(SCOPES))
+    monkeypatch.setattr("mvseg.vocabulary.scopes.registry.SCOPES", dict(SCOPES))
 
     @register_scope("nothing")
     def nothing(space: LabelSpace, datasets: list[str], settings: ScopeSettings) -> Scope:

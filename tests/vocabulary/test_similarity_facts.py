@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mvseg.data.label_spaces import label_space
-from mvseg.vocabulary import LabelSpace, Vocabulary, build_scope
+from mvseg.vocabulary import ImageFacts, LabelSpace, Vocabulary, build_scope
 
 WORLD = ("world_coco_train", "world_lvis_train", "world_o365_train", "world_oid_train")
 CLIP = {
@@ -119,7 +119,7 @@ def best_probabilities(rows: Tensor, labels: Tensor, mask: Tensor, steps: int = 
 
 def learned(space: LabelSpace, dataset: str, labels: Tensor) -> dict[str, Tensor]:
     rows = torch.nn.functional.normalize(space.embeddings, dim=1)
-    own = space.scope([dataset] * len(labels), "own")
+    own = build_scope("own", space).mask([ImageFacts(dataset, labels)] * len(labels))
     masks = {"all": torch.ones_like(own), "own": own, "safe": own | build_scope("safe", space).negative[labels]}
     return {name: best_probabilities(rows, labels, mask) for name, mask in masks.items()}
 

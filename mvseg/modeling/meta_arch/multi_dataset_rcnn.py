@@ -21,8 +21,14 @@ from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.words import word_embedder
 from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
-from mvseg.vocabulary.annotation_scopes import AnnotationScopes, BatchScope, ClassRules
-from mvseg.vocabulary.scope_registry import RECORD_LISTS, ImageFacts, ScopeSettings
+from mvseg.vocabulary.scopes import (
+    RECORD_LISTS,
+    AnnotationScopes,
+    BatchScope,
+    ClassRules,
+    ImageFacts,
+    ScopeSettings,
+)
 from mvseg.vocabulary.suggestions import normalize
 
 

@@ -1,4 +1,4 @@
-"""What an annotation scope is, and the registry of the functions that make one (:mod:`mvseg.vocabulary.scopes`)."""
+"""What an annotation scope is, and the registry of the functions that make one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .label_space import LabelSpace
+from ..label_space import LabelSpace
 
 NEGATIVE, NOT_EXHAUSTIVE, VERIFIED = "neg_category_ids", "not_exhaustive_category_ids", "verified_category_ids"
 RECORD_LISTS = (NEGATIVE, NOT_EXHAUSTIVE, VERIFIED)

@@ -1,6 +1,7 @@
-"""Annotation scopes: which label columns an image's annotation speaks about, and what an object's class adds to that.
+"""The annotation scopes that exist: which columns an annotation speaks about, and what an object's class adds to that.
 
-A scope is one function, registered by name, that is called once with the label space. It answers two questions:
+A scope is one function, registered by name, that is called once with the label space, the datasets that use the scope,
+and the numbers that scopes need. It answers two questions:
 
 * ``mask`` (images, n): the columns in which a region that shows no object of theirs is a negative;
 * tables (n, n), row = class of an object: further columns that are ``positive`` for its regions, further ``negative``
@@ -16,9 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .label_space import LabelSpace
-from .relations import find_aliases
-from .scope_registry import (
+from ..label_space import LabelSpace
+from ..relations import find_aliases
+from ..similarity import cosine_blocks, unit_rows
+from .registry import (
     KEY,
     NEGATIVE,
     NOT_EXHAUSTIVE,
@@ -29,35 +31,22 @@ from .scope_registry import (
     ScopeSettings,
     register_scope,
 )
-from .similarity import cosine_blocks, unit_rows
 
 
-def own_mask(space: LabelSpace) -> MaskFunction:
-    """Mask of the columns of each image's own dataset, without the classes that it does not annotate exhaustively.
-
-    Args:
-        space: the label space.
-
-    Returns:
-        The mask function, (images, n) bool.
-    """
+def _own_mask(space: LabelSpace) -> MaskFunction:
+    """The columns of each image's own dataset, without the classes that it does not annotate exhaustively."""
 
     def mask(images: Sequence[ImageFacts]) -> Tensor:
-        return without_unsure(space.scope([image.dataset for image in images], "own"), images)
+        table = torch.zeros(len(images), space.n, dtype=torch.bool)
+        for row, image in zip(table, images, strict=True):
+            row[space.columns(image.dataset)] = True
+        return _without_unsure(table, images)
 
     return mask
 
 
-def without_unsure(mask: Tensor, images: Sequence[ImageFacts]) -> Tensor:
-    """Take out the classes of which an image may show more objects than are annotated.
-
-    Args:
-        mask: (images, n) bool; changed in place.
-        images: the images, which may have the list ``not_exhaustive_category_ids``.
-
-    Returns:
-        The mask (images, n).
-    """
+def _without_unsure(mask: Tensor, images: Sequence[ImageFacts]) -> Tensor:
+    """Take out, in place, the classes of which an image may show more objects than are annotated."""
     for row, image in zip(mask, images, strict=True):
         if NOT_EXHAUSTIVE in image.lists:
             row[image.lists[NOT_EXHAUSTIVE]] = False
@@ -65,16 +54,8 @@ def without_unsure(mask: Tensor, images: Sequence[ImageFacts]) -> Tensor:
 
 
 @register_scope("all")
-def all_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _all(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """Every column: what is not annotated is absent, whatever dataset would have annotated it.
-
-    Args:
-        space: the label space.
-        datasets: the datasets that use the scope.
-        settings: not used.
-
-    Returns:
-        The scope.
 
     Source: ScaleDet as its abstract and reviews describe it (Chen et al. 2023, arXiv 2306.04849).
     """
@@ -82,37 +63,21 @@ def all_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSetti
 
 
 @register_scope("own")
-def own_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _own(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """The columns of the image's own dataset.
-
-    Args:
-        space: the label space.
-        datasets: the datasets that use the scope.
-        settings: not used.
-
-    Returns:
-        The scope.
 
     Source: Zhou et al. 2022, UniDet (arXiv 2102.13086); Yao et al. 2020 (arXiv 2001.04621).
     """
-    return Scope(own_mask(space))
+    return Scope(_own_mask(space))
 
 
 @register_scope("safe")
-def safe_negatives(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _safe(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """The own columns, and for an object those of other datasets whose words surely mean something else.
 
     Not safe are words whose cosine to the object's word reaches ``safe_threshold``, equal words and synonyms (their
     embeddings may come from other prompts), and words above or below it. Of background regions other datasets' columns
     say nothing: they may show what only another dataset annotates.
-
-    Args:
-        space: the label space, with embeddings.
-        datasets: the datasets that use the scope.
-        settings: reads safe_threshold.
-
-    Returns:
-        The scope.
 
     Source: our own derivation, after the measurements of docs/label_spaces.md.
     """
@@ -121,27 +86,17 @@ def safe_negatives(space: LabelSpace, datasets: Sequence[str], settings: ScopeSe
     negative = torch.empty(space.n, space.n, dtype=torch.bool)
     for first, cosines in cosine_blocks(units):
         rows = slice(first, first + len(cosines))
+        # Words that one vocabulary tells apart are no business of this table: the mask knows what of them was checked.
         negative[rows] = (cosines < settings.safe_threshold) & (member[:, rows].t() @ member == 0)
     for alias in find_aliases(space):
         negative[alias.first, alias.second] = negative[alias.second, alias.first] = False
     ancestors = space.ancestors()
-    return Scope(own_mask(space), negative=negative.logical_and_(~ancestors).logical_and_(~ancestors.t()))
+    return Scope(_own_mask(space), negative=negative.logical_and_(~ancestors).logical_and_(~ancestors.t()))
 
 
 @register_scope("federated")
-def federated_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _federated(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """The classes that the batch shows of the image's dataset, filled up with drawn ones, frequent ones more often.
-
-    Args:
-        space: the label space; every dataset that uses the scope needs image counts.
-        datasets: the datasets that use the scope.
-        settings: reads federated_columns and federated_power.
-
-    Returns:
-        The scope.
-
-    Raises:
-        ValueError: if a vocabulary has no image counts.
 
     Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1; here drawn for each dataset on its own.
     """
@@ -156,7 +111,7 @@ def federated_columns(space: LabelSpace, datasets: Sequence[str], settings: Scop
             )
         counts = torch.zeros(space.n).index_add_(0, space.columns(dataset), vocabulary.image_counts())
         weights[dataset] = counts**settings.federated_power * (counts > 0)
-    own = own_mask(space)
+    own = _own_mask(space)
 
     def mask(images: Sequence[ImageFacts]) -> Tensor:
         drawn = {}
@@ -174,22 +129,11 @@ def federated_columns(space: LabelSpace, datasets: Sequence[str], settings: Scop
 
 
 @register_scope("verified")
-def verified_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _verified(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """The classes whose presence or absence people have checked in the image.
 
     These are the annotated classes and the lists ``neg_category_ids`` and ``verified_category_ids``, without
     ``not_exhaustive_category_ids``.
-
-    Args:
-        space: the label space.
-        datasets: the datasets that use the scope; their records need one of the first two lists.
-        settings: not used.
-
-    Returns:
-        The scope.
-
-    Raises:
-        ValueError: at the first image without lists.
 
     Source: Gupta et al. 2019, LVIS (arXiv 1908.03195), section 3; Kuznetsova et al. 2020, Open Images V4 (arXiv
     1811.00982), section 3.
@@ -207,27 +151,16 @@ def verified_columns(space: LabelSpace, datasets: Sequence[str], settings: Scope
             for checked in (image.classes.cpu(), image.lists.get(NEGATIVE), image.lists.get(VERIFIED)):
                 if checked is not None:
                     row[checked] = True
-        return without_unsure(table, images)
+        return _without_unsure(table, images)
 
     return Scope(mask)
 
 
 @register_scope("hierarchy")
-def hierarchical_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _hierarchy(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """The own columns; an object is also an example of all broader words, and says nothing of narrower ones.
 
     Broader words of other datasets become positive too: a cat is an animal in any of them.
-
-    Args:
-        space: the label space; some vocabulary has parents.
-        datasets: the datasets that use the scope.
-        settings: not used.
-
-    Returns:
-        The scope.
-
-    Raises:
-        ValueError: if no word of the space is above another.
 
     Source: Zhou et al. 2022, UniDet (arXiv 2102.13086), the hierarchy of Open Images in its released code.
     """
@@ -237,23 +170,15 @@ def hierarchical_columns(space: LabelSpace, datasets: Sequence[str], settings: S
             f"{KEY} hierarchy needs vocabularies with parents, but of {', '.join(space.datasets)} no word is above "
             "another: give a vocabulary the column parents, or choose another scope"
         )
-    return Scope(own_mask(space), positive=ancestors, ignored=ancestors.t().contiguous())
+    return Scope(_own_mask(space), positive=ancestors, ignored=ancestors.t().contiguous())
 
 
 @register_scope("group")
-def grouped_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+def _group(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """All columns compete in one softmax, but those that the image's dataset does not tell apart are one answer.
 
     A column that the dataset does not have joins the column of its own that means the same or is the nearest above it;
     otherwise the background, where the dataset leaves such objects.
-
-    Args:
-        space: the label space.
-        datasets: the datasets that use the scope.
-        settings: reads safe_threshold, the cosine from which words mean the same, where there are embeddings.
-
-    Returns:
-        The scope.
 
     Source: GroupSoftmax cross entropy (https://github.com/chengzhengxin/groupsoftmax-simpledet), the table made from
     the words.
@@ -279,6 +204,6 @@ def grouped_columns(space: LabelSpace, datasets: Sequence[str], settings: ScopeS
         groups[dataset] = group
 
     def mask(images: Sequence[ImageFacts]) -> Tensor:
-        return without_unsure(torch.ones(len(images), space.n, dtype=torch.bool), images)
+        return _without_unsure(torch.ones(len(images), space.n, dtype=torch.bool), images)
 
     return Scope(mask, groups=groups)

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import scopes  # noqa: F401  (registers the scopes)
-from .label_space import LabelSpace
-from .scope_registry import ImageFacts, Scope, ScopeSettings, build_scope, scope_names
-
-__all__ = ["AnnotationScopes", "BatchScope", "ClassRules", "scope_names"]
+from ..label_space import LabelSpace
+from .registry import ImageFacts, Scope, ScopeSettings, build_scope
 
 
 @dataclass(frozen=True)

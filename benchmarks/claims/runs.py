@@ -157,6 +157,8 @@ class Workshop:
             )
             with self._lock:
                 self._children.add(child)
+                if self._stopping:  # _stop has not seen it
+                    child.terminate()
             try:
                 return child.wait()
             finally:
@@ -187,8 +189,8 @@ class Workshop:
 
     def _stop(self) -> None:
         """Ask the trainings to end (they write a checkpoint and go on with the next call) and wait for them."""
-        self._stopping = True
         with self._lock:
+            self._stopping = True
             children = list(self._children)
         for child in children:
             child.terminate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .label_maps import LabelMapError, check_label_maps
 from .reading import ImageReadError, ImageSizeError, check_image_size, read_image
 from .sources import find_source
 from .supervision import is_empty
+from .threads import in_threads
 
 # Kind of problem -> how the table of counts calls it; kinds of LoadReport have their texts there.
 KINDS = {
@@ -164,13 +164,13 @@ def _check_records(card: DatasetCard, records: Sequence[dict[str, Any]], words: 
 
 def _check_files(card: DatasetCard, records: Sequence[dict[str, Any]], threads: int) -> Iterator[Problem]:
     pictures: dict[str, str] = {}
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for record, (problems, digest) in zip(records, pool.map(lambda r: _open(card, r), records)):
-            yield from problems
-            name = str(record["file_name"])
-            other = pictures.setdefault(digest, name) if digest else name
-            if other != name:
-                yield Problem("same_picture", f"{card.where}: {other} and {name} have the same content", False)
+    opened = in_threads(lambda record: _open(card, record), records, max(1, threads))
+    for record, (problems, digest) in zip(records, opened):
+        yield from problems
+        name = str(record["file_name"])
+        other = pictures.setdefault(digest, name) if digest else name
+        if other != name:
+            yield Problem("same_picture", f"{card.where}: {other} and {name} have the same content", False)
 
 
 def _open(card: DatasetCard, record: dict[str, Any]) -> tuple[list[Problem], str]:

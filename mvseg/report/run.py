@@ -170,10 +170,9 @@ def _read_metrics(run: Run) -> None:
             damaged += 1
             continue
         for name, value in entry.items():
+            # A resumed run repeats iterations: the last line counts.
             if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
-                values.setdefault(name, {})[iteration] = float(
-                    value
-                )  # a resumed run repeats iterations: the last counts
+                values.setdefault(name, {})[iteration] = float(value)
     run.scalars = {name: sorted(curve.items()) for name, curve in values.items()}
     if damaged:
         run.missing.append(f"{damaged} lines of metrics.json, which are cut off or damaged")

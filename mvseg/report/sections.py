@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvseg.evaluation.summary import PER_CLASS
 from mvseg.report.charts import bar_rows, color_of, line_chart, number
 from mvseg.report.html import NONE, escape, note, section, table
 from mvseg.report.run import Metrics, Run, Series
 from mvseg.report.similarity import similarity_figure
 from mvseg.report.words import Words, closest_pairs, shared_words
 
-# Metrics of single classes, "AP-cat": all that evaluators give, and those of them that are shown class by class.
-PER_CLASS = ("AP-", "IoU-", "ACC-", "BoundaryIoU-", "min(IoU, B-Iou)-")
-SHOWN_PER_CLASS = ("AP-", "IoU-")
+SHOWN_PER_CLASS = ("AP-", "IoU-")  # of the metrics of single classes, those that are shown class by class
 # Task of an evaluator -> heading, and the metrics that stand for it, the first that exists.
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bbox": ("Boxes", ("AP", "AP50", "mAP")),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from ..card import DatasetCard, missing_message
 from ..checks import complain
+from ..pixels import ORIENTATION
+from ..threads import in_threads
 from .tables import read_rows
 
 ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"))
-_ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn the picture by a quarter
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that turn the picture by a quarter
 _THREADS = 8
 
 Size = tuple[int, int]  # height, width
@@ -64,7 +65,7 @@ def image_size(path: str | Path) -> Size:
     with Image.open(path) as image:
         width, height = image.size
         try:
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = image.getexif().get(ORIENTATION, 1) in _TURNED
         except Exception:  # damaged EXIF data: reading the pixels does not use them either
             turned = False
     return (width, height) if turned else (height, width)
@@ -92,13 +93,12 @@ def image_sizes(card: DatasetCard, paths: Sequence[Path]) -> list[Size | None]:
             return error
 
     sizes: list[Size | None] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for path, found in zip(paths, pool.map(one, paths)):
-            if isinstance(found, FileNotFoundError):
-                complain(missing_message(card, "image", path), "missing_file", FileNotFoundError)
-            elif isinstance(found, Exception):
-                complain(f"{card.where}: image {path} cannot be read: {found}", "unreadable")
-            sizes.append(None if isinstance(found, Exception) else found)
+    for path, found in zip(paths, in_threads(one, paths, _THREADS)):
+        if isinstance(found, FileNotFoundError):
+            complain(missing_message(card, "image", path), "missing_file", FileNotFoundError)
+        elif isinstance(found, Exception):
+            complain(f"{card.where}: image {path} cannot be read: {found}", "unreadable")
+        sizes.append(None if isinstance(found, Exception) else found)
     return sizes
 
 

@@ -140,8 +140,8 @@ def _pairs(card: DatasetCard, root: Path, folder: Path, report: LoadReport) -> l
         stem = stem.removesuffix(image_end)
         if stem in images:
             complain(
-                f"{card.where}: {root / images[stem]} and {root / name}: which is the image of label map {stem}? If one "
-                "is the label map itself, put the maps into a folder of their own, or say label_suffix or image_suffix"
+                f"{card.where}: {root / images[stem]} and {root / name}: which is the image of label map {stem}? If "
+                "one is the label map itself, put the maps into a folder of their own, or say label_suffix in the card"
             )
         images[stem] = name
     split, used, pairs = read_split(card), set(), []

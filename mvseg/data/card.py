@@ -14,7 +14,8 @@ import yaml
 from torch import Tensor
 
 from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean, read_table
-from mvseg.vocabulary.embeddings import check_embeddings, read_embeddings
+from mvseg.vocabulary.embedding_files import read_embeddings
+from mvseg.vocabulary.embeddings import check_embeddings
 
 from .supervision import check_supervision
 

@@ -1,4 +1,4 @@
-"""Writing files of text embeddings, with the words of the rows and how they were made where the format can carry it."""
+"""Files of text embeddings, with the words of the rows and how they were made where the format can carry it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from .embeddings import check_embeddings
 
 ENDINGS = (".npy", ".npz", ".safetensors")
 CARRYING = (".npz", ".safetensors")  # formats that carry words and provenance
@@ -37,6 +40,46 @@ class Provenance:
     prompts: str = ""
     average: str = "normalized"
     synonyms: str = "ignore"
+
+
+def read_embeddings(path: str | Path) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Read a table of text embeddings.
+
+    Args:
+        path: ``.npy``, ``.npz`` (array ``embeddings``, or the only array; optional ``names``) or ``.safetensors``
+            (tensor ``embeddings``, or the only tensor; optional metadata ``names``, a JSON list).
+
+    Returns:
+        Embeddings (n, D), float32, not normalised; and the n row names if the file carries them, else None.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file cannot be read as one table of finite numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"embedding file {path} does not exist")
+    names = None
+    try:
+        if path.suffix == ".npy":
+            table = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                names = tuple(str(n) for n in archive["names"]) if "names" in archive else None
+                key = _only_key([k for k in archive.files if k != "names"])
+                table = torch.from_numpy(archive[key].astype(np.float32))
+        elif path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+            table = tensors[_only_key(list(tensors))].float()
+            names = _safetensors_names(path)
+        else:
+            raise ValueError(f"an embedding file ends in {', '.join(ENDINGS)}")
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        raise ValueError(f"embedding file {path} cannot be read: {error}") from error
+    check_embeddings(table, len(names) if names is not None else None, str(path))
+    return table, names
 
 
 def save_embeddings(
@@ -116,15 +159,7 @@ def read_provenance(path: str | Path) -> Provenance | None:
         return None  # who reads the table itself says what is wrong with the file
 
 
-def read_safetensors_names(path: Path) -> tuple[str, ...] | None:
-    """Read the words that a safetensors file carries.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The words of the rows; None if it carries none.
-    """
+def _safetensors_names(path: Path) -> tuple[str, ...] | None:
     text = _safetensors_facts(path).get("names")
     return tuple(str(name) for name in json.loads(text)) if text else None
 
@@ -134,3 +169,11 @@ def _safetensors_facts(path: Path) -> dict[str, str]:
 
     with safe_open(path, framework="np") as file:
         return dict(file.metadata() or {})
+
+
+def _only_key(keys: list[str]) -> str:
+    if "embeddings" in keys:
+        return "embeddings"
+    if len(keys) != 1:
+        raise ValueError(f"expected one array or one named 'embeddings', found {keys}")
+    return keys[0]

@@ -1,58 +1,13 @@
-"""Reading files of text embeddings and matching their rows to words."""
+"""Tables of text embeddings: whether a table is one, and which of its rows belongs to which word."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from .embedding_files import read_safetensors_names
 from .suggestions import nearest_names, normalize
-
-
-def read_embeddings(path: str | Path) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Read a table of text embeddings.
-
-    Args:
-        path: ``.npy``, ``.npz`` (array ``embeddings``, or the only array; optional ``names``) or ``.safetensors``
-            (tensor ``embeddings``, or the only tensor; optional metadata ``names``, a JSON list).
-
-    Returns:
-        Embeddings (n, D), float32, not normalised; and the n row names if the file carries them, else None.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file cannot be read as one table of finite numbers.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"embedding file {path} does not exist")
-    names = None
-    try:
-        if path.suffix == ".npy":
-            table = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                names = tuple(str(n) for n in archive["names"]) if "names" in archive else None
-                key = _only_key([k for k in archive.files if k != "names"])
-                table = torch.from_numpy(archive[key].astype(np.float32))
-        elif path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-            table = tensors[_only_key(list(tensors))].float()
-            names = read_safetensors_names(path)
-        else:
-            raise ValueError("an embedding file ends in .npy, .npz or .safetensors")
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
-        raise ValueError(f"embedding file {path} cannot be read: {error}") from error
-    check_embeddings(table, len(names) if names is not None else None, str(path))
-    return table, names
 
 
 def check_embeddings(table: Tensor, rows: int | None, where: str, width: int | None = None) -> None:
@@ -136,14 +91,6 @@ def _first_positions(groups: Iterable[Sequence[str]]) -> dict[str, int]:
         for name in names:
             positions.setdefault(normalize(name), row)
     return positions
-
-
-def _only_key(keys: list[str]) -> str:
-    if "embeddings" in keys:
-        return "embeddings"
-    if len(keys) != 1:
-        raise ValueError(f"expected one array or one named 'embeddings', found {keys}")
-    return keys[0]
 
 
 def _shorten(items: Sequence[object], count: int = 8) -> str:

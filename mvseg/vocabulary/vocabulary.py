@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .embeddings import check_embeddings, match_rows, read_embeddings
+from .embedding_files import read_embeddings
+from .embeddings import check_embeddings, match_rows
 from .suggestions import did_you_mean, normalize
 from .tables import columns_from_categories, read_builtin_table, read_table
 

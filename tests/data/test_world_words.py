@@ -32,8 +32,7 @@ from mvseg.data.sources.world.words import (
     word_list,
 )
 from mvseg.vocabulary import Vocabulary
-from mvseg.vocabulary.embedding_files import read_provenance
-from mvseg.vocabulary.embeddings import read_embeddings
+from mvseg.vocabulary.embedding_files import read_embeddings, read_provenance
 
 CARDS = sorted(BUILTIN_CARDS.glob("world_*.yaml"))
 

@@ -20,8 +20,7 @@ from mvseg.vocabulary import (
     build_image_encoder,
     build_text_encoder,
 )
-from mvseg.vocabulary.embedding_files import Provenance, read_provenance, save_embeddings
-from mvseg.vocabulary.embeddings import read_embeddings
+from mvseg.vocabulary.embedding_files import Provenance, read_embeddings, read_provenance, save_embeddings
 from mvseg.vocabulary.prompts import embed_vocabulary
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..embedding_files import ENDINGS, read_provenance
-from ..embeddings import read_embeddings
+from ..embedding_files import ENDINGS, read_embeddings, read_provenance
 from ..encoders import TextEncoder, build_text_encoder, cache_folder
 from ..encoders.base import batches
 from ..encoders.build import FORMS
@@ -66,8 +65,8 @@ def _split_words(text: str) -> list[str]:
     empty = [number for number, word in enumerate(words, start=1) if not word]
     if empty:
         raise ValueError(f"word {empty[0]} of {len(words)} is empty in {text!r}")
-    if len(words) == 1 and ("_" in text or "/" in text):
-        hint = did_you_mean(text, builtin_tables())
+    hint = did_you_mean(text, builtin_tables()) if len(words) == 1 else ""
+    if len(words) == 1 and ("_" in text or "/" in text or hint):
         print(f"note: {text!r} is no built-in table or file of names{hint}; taken as one word", file=sys.stderr)
     return words
 

@@ -62,14 +62,10 @@ class OpenClipTextEncoder:
     """The text side of a CLIP model of the package open_clip.
 
     Args:
-        architecture: name that open_clip knows, such as "ViT-B-32", or a JSON file with such a model's config.
-        pretrained: a checkpoint file, or one of open_clip's tags for this architecture, which downloads.
+        architecture: as for :func:`load_open_clip`.
+        pretrained: as for :func:`load_open_clip`.
         device: device to run on.
         batch_size: sentences at a time.
-
-    Raises:
-        ImportError: if open_clip is not installed.
-        ValueError: if the architecture or the tag does not exist, or the checkpoint does not fit.
     """
 
     def __init__(
@@ -127,14 +123,10 @@ class OpenClipImageEncoder:
     """The image side of a CLIP model of the package open_clip, with that model's own preprocessing.
 
     Args:
-        architecture: name that open_clip knows, such as "ViT-B-32", or a JSON file with such a model's config.
-        pretrained: a checkpoint file, or one of open_clip's tags for this architecture, which downloads.
+        architecture: as for :func:`load_open_clip`.
+        pretrained: as for :func:`load_open_clip`.
         device: device to run on.
         batch_size: images at a time.
-
-    Raises:
-        ImportError: if open_clip is not installed.
-        ValueError: if the architecture or the tag does not exist, or the checkpoint does not fit.
     """
 
     def __init__(
@@ -239,9 +231,7 @@ def find_token_embedding(model: Any) -> torch.nn.Module:
         layer = getattr(owner, "token_embedding", None)
         if layer is not None:
             return layer
-    inner: Any = getattr(
-        getattr(model, "text", None), "transformer", None
-    )  # open_clip's wrapper of Hugging Face models
+    inner: Any = getattr(getattr(model, "text", None), "transformer", None)  # a wrapped Hugging Face model
     if hasattr(inner, "get_input_embeddings"):
         return inner.get_input_embeddings()
     raise ValueError(f"the text side of {type(model).__name__} has no token embedding that a context could enter")

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..embedding_files import read_provenance
-from ..embeddings import read_embeddings
+from ..embedding_files import read_embeddings, read_provenance
 from ..suggestions import nearest_names, normalize
 from ..wording import spoken
 from .base import hash_tensors

@@ -455,26 +455,31 @@ def test_a_folder_that_is_a_file(tmp_path):
         write_world(tmp_path / "w", ["world_sketch"])
 
 
-def test_prepare_command(world, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--datasets", "world_sketch", "world_tags", "--images", "12",
-               "--val-images", "2", "--size", "96", "--workers", "0", "--set", "world_sketch.val_images=4"]  # fmt: skip
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert "drew 2 datasets, 16 images" in result.stdout and "images/s" in result.stdout
+@pytest.fixture(scope="module")
+def prepare():
+    """The script's main function; that the script starts is seen where a run of it is killed."""
+    spec = importlib.util.spec_from_file_location("prepare_world", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_prepare_command(prepare, world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    options = ["--datasets", "world_sketch", "world_tags", "--images", "12", "--val-images", "2", "--size", "96"]
+    assert prepare([*options, "--workers", "0", "--set", "world_sketch.val_images=4"]) == 0
+    said = capsys.readouterr().out
+    assert "drew 2 datasets, 16 images" in said and "images/s" in said
     assert digests(tmp_path / "world/sketch") == digests(world / "sketch")
     assert digests(tmp_path / "world/tags") == digests(world / "tags")
 
 
-def test_prepare_command_explains_what_is_wrong(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("prepare_world", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
-    assert command.main(["--output", str(tmp_path), "--set", "world_sketch"]) == 1
+def test_prepare_command_explains_what_is_wrong(prepare, tmp_path, capsys):
+    assert prepare(["--output", str(tmp_path), "--set", "world_sketch"]) == 1
     assert "write DATASET.OPTION=NUMBER" in capsys.readouterr().err
-    assert command.main(["--output", str(tmp_path), "--datasets", "world_skech"]) == 1
+    assert prepare(["--output", str(tmp_path), "--datasets", "world_skech"]) == 1
     assert "no dataset 'world_skech'; nearest: world_sketch" in capsys.readouterr().err
     options = ["--output", str(tmp_path), "--datasets", "world_sketch", "--val-images", "1", "--size", "64"]
-    assert command.main([*options, "--workers", "0"]) == 0 and "1 images" in capsys.readouterr().out
-    assert command.main([*options, "--workers", "0"]) == 0 and "already holds" in capsys.readouterr().out
+    assert prepare([*options, "--workers", "0"]) == 0 and "1 images" in capsys.readouterr().out
+    assert prepare([*options, "--workers", "0"]) == 0 and "already holds" in capsys.readouterr().out

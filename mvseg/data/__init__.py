@@ -1,4 +1,15 @@
-"""Datasets: cards, sources, checks, mixing, mappers and loaders. Importing this registers the built-in cards."""
+"""Datasets, from the card to the batch. Importing this registers the built-in cards.
+
+- A dataset: ``card`` (what it is, where it lies), ``supervision`` (what it can teach), ``sources/`` (one reader for
+  each format; ``sources/world/`` draws datasets), ``checks`` (what a reader complains about and counts), ``catalog``
+  (which datasets there are, read once), ``foreign`` (those of Detectron2's own functions), ``label_spaces`` (the words
+  of several).
+- Which image next: ``records`` (those that teach something), ``streams`` (the order within a dataset), ``mixing`` (the
+  turns of the datasets), ``mixture_report``, ``loader`` (batches, resume).
+- One image: ``mappers``, with ``reading`` and ``pixels`` (files), ``augmentation``, ``polygons``, ``label_maps`` and
+  ``targets`` (annotations that move along).
+- For people: ``python -m mvseg.data``, with ``inspection`` (check) and ``statistics`` (stats).
+"""
 
 from .catalog import (
     DatasetCard,

@@ -86,28 +86,6 @@ def draw_annotations(image: np.ndarray, record: dict[str, Any], names: Sequence[
     return draw_objects(image, boxes, labels, masks=masks if all(masks) else None, height=height)
 
 
-def draw_training_input(record: dict[str, Any], names: Sequence[str], *, rgb: bool, height: int = 320) -> np.ndarray:
-    """Draw what a mapper hands to the model, after augmentation.
-
-    Args:
-        record: ``image`` uint8 (3, H, W) and ``instances`` with gt_boxes and gt_classes, gt_masks if there are any.
-        names: the words of the dataset's vocabulary.
-        rgb: True if the image's channels are RGB, False for BGR.
-        height: height of the picture in pixels.
-
-    Returns:
-        uint8 RGB, (height, about W * height / H, 3).
-    """
-    image = record["image"].permute(1, 2, 0).cpu().numpy()
-    image = image if rgb else image[:, :, ::-1]
-    instances = record.get("instances")
-    if instances is None or not len(instances):
-        return draw_objects(image, [], [], height=height)
-    labels = [names[int(c)] for c in instances.gt_classes]
-    masks = instances.gt_masks if instances.has("gt_masks") else None
-    return draw_objects(image, instances.gt_boxes.tensor.cpu(), labels, masks=masks, height=height)
-
-
 def draw_predictions(
     image: np.ndarray, instances: Instances, names: Sequence[str], threshold: float = 0.3, height: int = 320
 ) -> np.ndarray:

@@ -101,7 +101,7 @@ def embed(asked: AskedWords, space: LabelSpace | None, embedder: WordEmbedder | 
         elif embedder is not None:
             vocabulary = _encode(asked, embedder)
         else:
-            raise ValueError(_no_encoder(vocabulary, asked, space))
+            raise ValueError(_no_encoder(vocabulary, space))
     assert vocabulary.embeddings is not None
     found = vocabulary.embeddings.shape[1]
     if found != width:
@@ -136,7 +136,7 @@ def _encode(asked: AskedWords, embedder: WordEmbedder) -> Vocabulary:
     return dataclasses.replace(vocabulary, embeddings=torch.stack([rows[word] for word in vocabulary.names]))
 
 
-def _no_encoder(vocabulary: Vocabulary, asked: AskedWords, space: LabelSpace | None) -> str:
+def _no_encoder(vocabulary: Vocabulary, space: LabelSpace | None) -> str:
     known = set() if space is None else {normalize(word) for word in space.names}
     new = [word for word in vocabulary.names if normalize(word) not in known]
     some = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 
 from mvseg.inference.drawing import BACKGROUND, draw_objects, label_color
 
-IGNORE_LABEL = 255  # value of pixels without a class
 MAP_ALPHA = 0.55  # how much a map's colour covers the image
 LINE_HEIGHT = 15  # pixels of a line of text below a picture
 LEGEND_ENTRIES = 16  # classes listed below a map, largest first
@@ -83,8 +83,6 @@ def _phrase_lines(sample: Mapping[str, Any]) -> list[_Line]:
 
 
 def _corners(item: Mapping[str, Any]) -> list[float]:
-    from detectron2.structures import BoxMode
-
     box = np.asarray(item["bbox"], dtype=float).tolist()
     return list(BoxMode.convert(box, item.get("bbox_mode", BoxMode.XYXY_ABS), BoxMode.XYXY_ABS))
 

@@ -11,12 +11,12 @@ from mvseg.inference.drawing import (
     draw_annotations,
     draw_objects,
     draw_predictions,
-    draw_training_input,
     label_color,
     save_picture,
     sheet,
     side_by_side,
 )
+from mvseg.inference.ground_truth import draw_sample
 
 GREY = np.full((40, 60, 3), 100, dtype=np.uint8)
 
@@ -70,11 +70,11 @@ def test_training_input_keeps_its_colours():
     instances = Instances((40, 60))
     instances.gt_boxes, instances.gt_classes = Boxes(torch.zeros(0, 4)), torch.zeros(0, dtype=torch.int64)
     record = {"image": image, "instances": instances}
-    assert draw_training_input(record, ["x"], rgb=False, height=40)[20, 30].tolist() == [0, 0, 200]
-    assert draw_training_input(record, ["x"], rgb=True, height=40)[20, 30].tolist() == [200, 0, 0]
+    assert draw_sample(record, ["x"], rgb=False, height=40)[20, 30].tolist() == [0, 0, 200]
+    assert draw_sample(record, ["x"], rgb=True, height=40)[20, 30].tolist() == [200, 0, 0]
     instances = Instances((40, 60))
     instances.gt_boxes, instances.gt_classes = Boxes(torch.tensor([[10.0, 5, 50, 35]])), torch.zeros(1).long()
-    drawn = draw_training_input({"image": image, "instances": instances}, ["x"], rgb=True, height=40)
+    drawn = draw_sample({"image": image, "instances": instances}, ["x"], rgb=True, height=40)
     assert (drawn[10:30, 50] != [200, 0, 0]).any(axis=1).all()
 
 

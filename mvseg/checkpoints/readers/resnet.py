@@ -1,6 +1,6 @@
 """Parameter names of foreign ResNets turned into Detectron2's: Caffe2 (MSRA's ImageNet weights) and torchvision.
 
-Files of CenterNet2 and Detic need no reader: mvseg's parameters have the same names.
+Every checkpoint is asked whether it has such names; whole detectors of other projects are read by the readers beside.
 """
 
 from __future__ import annotations

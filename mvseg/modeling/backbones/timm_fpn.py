@@ -16,8 +16,13 @@ from mvseg.modeling.backbones.resnet_fpn import build_p67_fpn
 from mvseg.modeling.norms import num_groups
 
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
-# Transformers with windows are built for one image size unless told otherwise; other models know no such argument.
-ANY_SIZE: dict[str, Any] = {"strict_img_size": False}
+# What models are asked for if they know it. Transformers with windows are built for one image size unless told
+# otherwise, and where a map is small in that size, Swin would not shift its windows in any other.
+WISHES: tuple[dict[str, Any], ...] = (
+    {"strict_img_size": False, "always_partition": True},
+    {"strict_img_size": False},
+    {},
+)
 
 
 class TimmBackbone(Backbone):
@@ -32,6 +37,7 @@ class TimmBackbone(Backbone):
         norm: str = "",
         freeze_at: int = 0,
         in_channels: int = 3,
+        drop_path: float = 0.0,
     ) -> None:
         """Build the network.
 
@@ -42,6 +48,7 @@ class TimmBackbone(Backbone):
             norm: replaces batch normalisation: "FrozenBN", "BN", "SyncBN", "GN"; "" leaves the model as it is.
             freeze_at: this many feature levels, counted from the image, do not train.
             in_channels: channels of the image.
+            drop_path: largest probability that a block is left out in training; 0: the model is not asked for it.
 
         Raises:
             ValueError: if the model, a level or the normalisation does not exist, or the strides do not grow.
@@ -49,7 +56,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"MODEL.TIMM.NORM {norm!r}: choose one of {', '.join(map(repr, NORMS))}")
-        model = _create(name, out_indices, pretrained, in_channels)
+        model = _create(name, out_indices, pretrained, in_channels, drop_path)
         self.base = _replace_norms(model, norm)
         _freeze(self.base, freeze_at, name)
         strides, channels = model.feature_info.reduction(), model.feature_info.channels()
@@ -76,7 +83,7 @@ class TimmBackbone(Backbone):
         return maps
 
 
-def _create(name: str, out_indices: Sequence[int], pretrained: bool, in_channels: int) -> Any:
+def _create(name: str, out_indices: Sequence[int], pretrained: bool, in_channels: int, drop_path: float = 0.0) -> Any:
     if not timm.is_model(name.partition(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
@@ -87,15 +94,23 @@ def _create(name: str, out_indices: Sequence[int], pretrained: bool, in_channels
         "pretrained": pretrained,
         "in_chans": in_channels,
     }
-    try:
-        return timm.create_model(name, **arguments, **ANY_SIZE)
-    except TypeError as error:
-        if next(iter(ANY_SIZE)) not in str(error):
-            raise
-    try:
-        return timm.create_model(name, **arguments)
-    except (IndexError, AssertionError) as error:
-        raise ValueError(f"MODEL.TIMM.OUT_INDICES {list(out_indices)}: {name} lacks such a feature level") from error
+    if drop_path > 0:
+        arguments["drop_path_rate"] = drop_path
+    for wish in WISHES:
+        try:
+            return timm.create_model(name, **arguments, **wish)
+        except TypeError as error:
+            if drop_path > 0 and "drop_path_rate" in str(error):
+                raise ValueError(
+                    f"MODEL.TIMM.DROP_PATH {drop_path}: {name} leaves no blocks out; set it to 0"
+                ) from error
+            if not any(key in str(error) for key in wish):
+                raise
+        except (IndexError, AssertionError) as error:
+            raise ValueError(
+                f"MODEL.TIMM.OUT_INDICES {list(out_indices)}: {name} lacks such a feature level"
+            ) from error
+    raise AssertionError("the last wish is empty")
 
 
 def _replace_norms(module: nn.Module, norm: str) -> nn.Module:
@@ -172,8 +187,9 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
         norm=node.NORM,
         freeze_at=node.FREEZE_AT,
         in_channels=input_shape.channels,
+        drop_path=node.DROP_PATH,
     )
     levels = [f"p{shape.stride.bit_length() - 1}" for shape in bottom_up.output_shape().values()]
-    reader = cfg.MODEL.RPN if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN" else cfg.MODEL.CENTERNET
+    reader = cfg.MODEL.RPN if cfg.MODEL.PROPOSAL_GENERATOR.NAME.endswith("RPN") else cfg.MODEL.CENTERNET
     wanted = {name for node in (reader, cfg.MODEL.ROI_HEADS) for name in node.IN_FEATURES if name.startswith("p")}
     return build_p67_fpn(cfg, bottom_up, list(bottom_up.output_shape()), further_levels=not wanted <= set(levels))

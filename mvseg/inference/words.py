@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 
 from mvseg.data.catalog import get_vocabulary
 from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean, nearest_names
-from mvseg.vocabulary.suggestions import normalize
+from mvseg.vocabulary.suggestions import is_blank, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _split_prompts(vocabulary: Vocabulary) -> AskedWords:
 def _parse_word(item: str, number: int, count: int) -> tuple[str, tuple[str, ...]]:
     word, equals, rest = (part.strip() for part in item.partition("="))
     word = unicodedata.normalize("NFC", " ".join(word.split()))
-    if all(unicodedata.category(letter)[0] in "CZ" for letter in word):  # nothing, or nothing that can be seen
+    if is_blank(word):
         raise ValueError(f"word {number} of {count} is empty ({item!r}): write words separated by single commas")
     prompts = tuple(prompt.strip().replace("{}", word) for prompt in rest.split("|")) if equals else ()
     if not all(prompts):

@@ -22,6 +22,18 @@ def normalize(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
+def is_blank(name: str) -> bool:
+    """Say whether nothing of a name can be seen.
+
+    Args:
+        name: a class or dataset name.
+
+    Returns:
+        True if it holds only spaces, underscores, and control or zero-width characters, if anything.
+    """
+    return all(unicodedata.category(letter)[0] in "CZ" for letter in normalize(name))
+
+
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Find the known names that look most like a given one.
 

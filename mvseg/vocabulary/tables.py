@@ -102,7 +102,7 @@ def read_table(path: str | Path) -> Columns:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"vocabulary file {path} does not exist")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".txt":
         columns: Columns = {"names": [line.strip() for line in text.splitlines() if line.strip()]}
     elif path.suffix == ".tsv":

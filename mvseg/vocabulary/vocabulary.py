@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .embedding_files import read_embeddings
 from .embeddings import check_embeddings, match_rows
-from .suggestions import did_you_mean, normalize
+from .suggestions import did_you_mean, is_blank, normalize
 from .tables import columns_from_categories, read_builtin_table, read_table
 
 # fmt: off
@@ -94,7 +94,7 @@ class Vocabulary:
 
     def _check_words(self) -> None:
         where = f"vocabulary {self.name!r}"
-        empty = [str(number) for number, word in enumerate(self.names, start=1) if not normalize(word)]
+        empty = [str(number) for number, word in enumerate(self.names, start=1) if is_blank(word)]
         if empty:
             raise ValueError(f"{where}: word {', '.join(empty[:10])} of {len(self)} is empty; leave it out or name it")
         for what, values in (("name", self.names), ("id", self.ids)):

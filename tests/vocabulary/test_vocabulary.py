@@ -67,7 +67,7 @@ def test_subset_takes_everything_along():
     [
         ({"names": ()}, "no words"),
         ({"names": ("a", "b", "a")}, "same name twice: a"),
-        ({"names": ("a", "", "c", " _ ")}, "word 2, 4 of 4 is empty"),
+        ({"names": ("a", "", "c", " _ ", "\u200b")}, "word 2, 4, 5 of 5 is empty"),
         (
             {"names": ("Trash_Can", "b", "trash can")},
             "differ only in case.*: Trash_Can = trash can",
@@ -87,7 +87,7 @@ def test_wrong_fields(fields, message):
 
 
 def test_files_of_names(tmp_path):
-    (tmp_path / "w.txt").write_text("cat\n\n dog \n")
+    (tmp_path / "w.txt").write_text("\ufeffcat\n\n dog \n")  # as Windows' editor saves it
     (tmp_path / "w.tsv").write_text("# comment\nid\tname\tsynonyms\tnovel\n7\tcat\tkitten|kitty\tyes\n9\tdog\t\tno\n")
     (tmp_path / "w.yaml").write_text("names: [cat, dog]\n")
     (tmp_path / "w.json").write_text(

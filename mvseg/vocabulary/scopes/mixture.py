@@ -29,16 +29,7 @@ class ClassRules:
     negative: Tensor | None = None
     ignored: Tensor | None = None
 
-    def to(self, device: torch.device) -> ClassRules:
-        """Copy the tables to a device.
 
-        Args:
-            device: the device.
-
-        Returns:
-            The rules there, tables (T, n).
-        """
-        return ClassRules(*(None if t is None else t.to(device) for t in (self.positive, self.negative, self.ignored)))
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,15 @@ def test_records(tmp_path, card):
     assert metadata.thing_classes == ["Animal", "Cat", "Dog", "Car"] and not metadata.get("json_file")
 
 
+def test_what_one_of_several_labels_of_a_word_found_is_there(tmp_path, card):
+    labels = [LABEL_ROWS[0], ["cc", "verification", "/m/cat", 1], ["cc", "verification", "/m/dog", 0]]
+    for number, order in enumerate((labels, [labels[0], *labels[:0:-1]])):
+        card(name=f"pets{number}", aliases={"Cat": "Animal", "Dog": "Animal"},
+             **open_images_set(tmp_path / str(number), labels=order))  # fmt: skip
+        record = next(r for r in get_records(f"pets{number}") if r["image_id"] == "cc")
+        assert (record["verified_category_ids"], record["neg_category_ids"]) == ([0], [])
+
+
 def test_groups_as_objects_and_sizes_from_a_file(tmp_path, card):
     fields = open_images_set(tmp_path)
     for path in (tmp_path / "images").rglob("*.jpg"):

@@ -30,8 +30,6 @@ class ClassRules:
     ignored: Tensor | None = None
 
 
-
-
 @dataclass(frozen=True)
 class BatchScope:
     """The scope of the I images of a batch.

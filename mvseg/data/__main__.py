@@ -166,7 +166,11 @@ def _cards(text: str) -> list[DatasetCard | Problem]:
     """Cards that a word of the command line means: a file, a folder of files, or a registered dataset."""
     path = Path(text)
     if text in DatasetCatalog or not path.exists():
-        return [get_card(text)]
+        card = get_card(text)
+        if card.format != "detectron2":
+            return [card]
+        why = f"dataset {text!r} was registered by a function and has no card; check reads the files that a card names"
+        return [Problem("error", f"{why}: write one (docs/add_a_dataset.md)", True)]
     files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
     cards: list[DatasetCard | Problem] = []
     for file in files:

@@ -192,6 +192,11 @@ def test_check_lists_every_image_that_is_missing(tmp_path: Path):
         assert all(any(f"{file} " in text for text in texts) for file in gone[name])
 
 
+def test_check_needs_a_card(capsys):
+    assert main(["check", "coco_2014_train"]) == 1
+    assert "'coco_2014_train' was registered by a function and has no card" in capsys.readouterr().out
+
+
 def test_check_of_a_dataset_without_images(tmp_path: Path):
     found = inspect_card(make_card({"name": "none", **write_coco(tmp_path, {**small_tree(), "images": []})}))
     assert any("no usable image: 0 images" in p.text for p in found.problems)

@@ -27,7 +27,7 @@ from format_files import (
 from mvseg.data import get_card, get_records, get_vocabulary
 from mvseg.data.catalog import dataset_report
 from mvseg.data.inspection import inspect_card
-from mvseg.data.label_maps import check_label_maps, read_panoptic, read_semantic
+from mvseg.data.label_maps import check_label_maps, ignore_label, read_panoptic, read_semantic
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real samples are not there")
 ADE = {"label_offset": 1, "ignore_label": 0}
@@ -71,6 +71,7 @@ def test_values_of_label_maps(tmp_path, card):
     save(tmp_path / "many/annotations/a.png", stripes(0, 256, 300, 1), np.uint16)
     card(name="many", **{**fields, "vocabulary": [f"word {i}" for i in range(300)]})
     assert MetadataCatalog.get("many").ignore_label == 65535  # 255 is a class
+    assert (ignore_label(255), ignore_label(256)) == (255, 65535)
     assert np.array_equal(read_semantic(get_records("many")[0]), stripes(65535, 255, 299, 0))
 
 

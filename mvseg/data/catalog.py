@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,11 @@ class _Entry:
             self._publish(self._loaded)
         return self._loaded
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Sequence[dict[str, Any]]:
         if self._released:
             self._loaded, self._released = None, False
-        return list(self.loaded().records)
+        records = self.loaded().records
+        return list(records) if isinstance(records, list) else records
 
     def release(self) -> None:
         if self._loaded is not None:
@@ -239,15 +240,15 @@ def get_card(name: str) -> DatasetCard:
     return card_from_metadata(name, MetadataCatalog.get(name))
 
 
-def get_records(name: str) -> list[dict[str, Any]]:
+def get_records(name: str) -> Sequence[dict[str, Any]]:
     """Read a dataset, once; every record says its dataset and its supervision.
 
     Args:
         name: name of a registered dataset, with or without a card.
 
     Returns:
-        Records in Detectron2's standard form; do not change them, later calls return the same dicts until
-        :func:`release_records`.
+        Records in Detectron2's standard form, as a list or, of formats for millions of images, as a sequence that makes
+        each when it is asked for; do not change them, later calls return the same dicts until :func:`release_records`.
 
     Raises:
         KeyError: if there is no such dataset.

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from .label_maps import LabelMapError, check_label_maps
 from .reading import ImageReadError, ImageSizeError, check_image_size, read_image
 from .sources import find_source
 from .supervision import is_empty
+from .tar_files import is_there, read_file
 from .threads import in_threads
 
 # Kind of problem -> how the table of counts calls it; kinds of LoadReport have their texts there.
@@ -176,13 +176,13 @@ def _check_files(card: DatasetCard, records: Sequence[dict[str, Any]], threads: 
 def _open(card: DatasetCard, record: dict[str, Any]) -> tuple[list[Problem], str]:
     """Read the image and the label map of a record; gives the problems and a digest of the image file."""
     where = f"{card.where}: image {record['image_id']}"
-    missing = [path for key in FILE_KEYS if (path := record.get(key)) and not Path(path).is_file()]
+    missing = [path for key in FILE_KEYS if (path := record.get(key)) and not is_there(str(path))]
     problems = [Problem("missing_file", f"{where}: {path} does not exist", True) for path in missing]
     digest = ""
     try:
         if record["file_name"] not in missing:
             check_image_size(record, read_image(str(record["file_name"]), "RGB"))
-            digest = hashlib.sha1(Path(record["file_name"]).read_bytes(), usedforsecurity=False).hexdigest()
+            digest = hashlib.sha1(read_file(str(record["file_name"])), usedforsecurity=False).hexdigest()
         if not missing:
             check_label_maps(record)
     except ImageReadError as error:

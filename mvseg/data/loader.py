@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from mvseg.data.catalog import get_card, release_records
+from mvseg.data.columns import ColumnRecords
 from mvseg.data.mappers import MultiDatasetMapper
 from mvseg.data.mixing import Draw, MixEntry, MixtureSampler, image_shares, mix_bits, mixture_from_config
 from mvseg.data.mixture_report import MixtureReport, forecast
@@ -59,18 +60,32 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+def shared_records(records: Sequence[Record]) -> Any:
+    """Keep records so that worker processes share their memory.
+
+    Args:
+        records: a list, which is serialised, or records in columns, which need not be.
+
+    Returns:
+        A sequence of the records.
+    """
+    if isinstance(records, ColumnRecords):
+        return records
+    return DatasetFromList(records, copy=False, serialize=True)
+
+
 class MappedMixture(Dataset[tuple[Sample, list[BadImage]]]):
     """The datasets of a mixture, mapped; an unreadable image is replaced by another one of its dataset.
 
     Args:
         names: dataset names.
-        records: the records of each dataset; stored serialised, so that workers share them.
+        records: the records of each dataset; lists are stored serialised, so that workers share them.
         mapper: record to model input; None as its result asks for another image.
     """
 
-    def __init__(self, names: Sequence[str], records: Sequence[list[Record]], mapper: Mapper) -> None:
+    def __init__(self, names: Sequence[str], records: Sequence[Sequence[Record]], mapper: Mapper) -> None:
         self.names = tuple(names)
-        self.records = [DatasetFromList(r, copy=False, serialize=True) for r in records]
+        self.records = [shared_records(r) for r in records]
         self.mapper = mapper
 
     def __len__(self) -> int:
@@ -338,6 +353,6 @@ def build_test_loader(
         A loader of batches of one image. An unreadable image is an error here: results would not be comparable.
     """
     mapper = mapper or MultiDatasetMapper(cfg, False, with_annotations=with_annotations)
-    records = DatasetFromList(load_records(dataset_name), copy=False)
+    records = shared_records(load_records(dataset_name))
     mapper = functools.partial(_map_for_test, dataset_name, mapper)
     return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mvseg.data.pixels import to_rgb, upright
+from mvseg.data.tar_files import is_there
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ def read_image(file_name: str, image_format: str = "BGR") -> np.ndarray:
     # Pillow's decoders answer broken bytes with whatever went wrong inside them (OSError, SyntaxError, ValueError,
     # struct.error, zlib.error, IndexError, DecompressionBombError ...): all of it means that this file is unreadable.
     except Exception as error:
-        reason = "the file does not exist" if not Path(file_name).is_file() else f"{type(error).__name__}: {error}"
+        reason = "the file does not exist" if not is_there(file_name) else f"{type(error).__name__}: {error}"
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no image, or of a format that Pillow does not know"  # its own text names an object in memory
         raise ImageReadError(f"{file_name}: {reason}") from error
 
 

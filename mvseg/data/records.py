@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mvseg.data.catalog import get_card, get_records
+from mvseg.data.columns import ColumnRecords
 from mvseg.data.supervision import is_empty
 from mvseg.vocabulary import did_you_mean
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
-def load_records(name: str) -> list[Record]:
+def load_records(name: str) -> Sequence[Record]:
     """Load a dataset from the catalog.
 
     Args:
@@ -42,7 +43,7 @@ def load_records(name: str) -> list[Record]:
     return records
 
 
-def without_empty(records: Sequence[Record]) -> list[Record]:
+def without_empty(records: Sequence[Record]) -> Sequence[Record]:
     """Leave out images that teach nothing: without an object, tag, label map, segment or sentence.
 
     Args:
@@ -51,10 +52,12 @@ def without_empty(records: Sequence[Record]) -> list[Record]:
     Returns:
         Those with at least one annotation of their kind of supervision that is no crowd.
     """
+    if isinstance(records, ColumnRecords):
+        return records.without_empty()
     return [record for record in records if not is_empty(record)]
 
 
-def usable_records(name: str, filter_empty: bool) -> tuple[list[Record], int]:
+def usable_records(name: str, filter_empty: bool) -> tuple[Sequence[Record], int]:
     """Load a training set, and leave out its images without objects if asked.
 
     Args:

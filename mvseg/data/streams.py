@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mvseg.data.columns import ColumnRecords
 from mvseg.data.supervision import classes_of
 
 IntArray = npt.NDArray[np.int64]
@@ -50,6 +51,10 @@ class ClassCounts:
         Returns:
             The counts.
         """
+        if isinstance(records, ColumnRecords):
+            rows, columns = records.class_pairs()
+            num_classes = max(num_classes, int(columns.max(initial=-1)) + 1)
+            return cls(rows, columns, np.ones(len(rows), np.int64), len(records), num_classes)
         images: list[int] = []
         classes: list[int] = []
         for index, record in enumerate(records):

@@ -12,7 +12,9 @@ from mvseg.vocabulary.suggestions import normalize
 
 from ..card import DatasetCard, missing_message
 from ..checks import LoadReport, collecting, complain
+from ..columns import ColumnRecords
 from ..supervision import FIELDS
+from ..tar_files import is_there
 
 IGNORED = -1  # class index of categories that the card ignores
 FILTERED = -2  # class index of categories that the card's filter leaves out
@@ -23,7 +25,8 @@ class LoadedDataset:
     """A dataset that has been read.
 
     Args:
-        records: one dict for each image in Detectron2's standard form; category_id is the index in ``vocabulary``.
+        records: one dict for each image in Detectron2's standard form; category_id is the index in ``vocabulary``. A
+            list, or a sequence that makes them when asked (:class:`mvseg.data.columns.ColumnRecords`).
         vocabulary: the words, without embeddings; None: the dataset has sentences instead of classes.
         report: counts of what was found.
         file_is_ground_truth: whether an evaluator can read the annotation file as it is: its categories are the
@@ -31,7 +34,7 @@ class LoadedDataset:
         metadata: what the format adds to Detectron2's metadata of the dataset, or puts in place of the usual.
     """
 
-    records: list[dict[str, Any]]
+    records: Sequence[dict[str, Any]]
     vocabulary: Vocabulary | None
     report: LoadReport
     file_is_ground_truth: bool = False
@@ -215,13 +218,13 @@ def check_images(card: DatasetCard, records: Sequence[Mapping[str, Any]], sample
         ValueError: if no image has an annotation.
         FileNotFoundError: if none of the files looked up exists.
     """
-    if not any(record.get(FIELDS[card.supervision]) for record in records):
+    if not count_annotated(records):
         complain(f"{card.where}: no usable image: {len(records)} images, none with an annotation that could be kept")
     step = max(1, len(records) // samples)
-    paths = [Path(record["file_name"]) for record in records[::step][:samples]]
-    if paths and not collecting() and not any(path.exists() for path in paths):
+    paths = [str(record["file_name"]) for record in records[::step][:samples]]
+    if paths and not collecting() and not any(map(is_there, paths)):
         found = f"none of {len(paths)} images looked up is there; the first,"
-        raise FileNotFoundError(missing_message(card, found, paths[0]))
+        raise FileNotFoundError(missing_message(card, found, Path(paths[0])))
 
 
 def new_record(card: DatasetCard, file_name: Path, height: int, width: int, image_id: int | str) -> dict[str, Any]:
@@ -248,6 +251,20 @@ def new_record(card: DatasetCard, file_name: Path, height: int, width: int, imag
     }
 
 
+def count_annotated(records: Sequence[Mapping[str, Any]]) -> int:
+    """Count the records that have something to learn from.
+
+    Args:
+        records: the dataset's records.
+
+    Returns:
+        How many have an annotation of their kind of supervision.
+    """
+    if isinstance(records, ColumnRecords):
+        return int(records.annotated().sum())
+    return sum(bool(record.get(FIELDS[record["supervision"]])) for record in records)
+
+
 def count_images(records: Sequence[Mapping[str, Any]], report: LoadReport) -> None:
     """Count the images with and without something to learn from.
 
@@ -255,7 +272,7 @@ def count_images(records: Sequence[Mapping[str, Any]], report: LoadReport) -> No
         records: the dataset's records.
         report: gets the counts.
     """
-    annotated = sum(bool(record.get(FIELDS[record["supervision"]])) for record in records)
+    annotated = count_annotated(records)
     report.add("images", len(records))
     report.add("annotated_images", annotated)
     report.add("empty_images", len(records) - annotated)

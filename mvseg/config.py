@@ -23,6 +23,7 @@ def add_mvseg_config(cfg: CN) -> None:
     _add_data_config(cfg)
     _add_centernet_config(cfg)
     _add_classifier_config(cfg)
+    _add_image_label_config(cfg)
     _add_training_config(cfg)
 
 
@@ -89,6 +90,14 @@ def _add_classifier_config(cfg: CN) -> None:
     node.PRETRAINED = False  # True downloads timm's weights
     node.NORM = "FrozenBN"  # FrozenBN, BN, SyncBN, GN or "" (as the model has it)
     node.FREEZE_AT = 0
+    node.DROP_PATH = 0.0  # largest probability that a block is left out in training; Detic: 0.2 for ConvNeXt-T
+    # Swin Transformers for detection (MODEL.BACKBONE.NAME build_swin_fpn_backbone).
+    node = cfg.MODEL.SWIN = CN()
+    node.SIZE = "B-22k"  # T, S, B, B-22k, B-22k-384, L-22k, L-22k-384; 384: windows of 12 cells instead of 7
+    node.OUT_INDICES = [1, 2, 3]  # stages of strides 8, 16, 32
+    node.DROP_PATH = None  # None: that of the size, 0.2 for T and S, 0.3 for B and L
+    node.FREEZE_AT = 0  # 1: the patch embedding does not train; k: neither do the first k - 1 stages
+    node.USE_CHECKPOINT = False  # compute the blocks again in the backward pass: less memory, more time
     # Which columns of the label space an image's annotation speaks about: all, own (its dataset's vocabulary), safe
     # (own, and for an object what surely is something else), federated (drawn classes), verified (checked classes),
     # hierarchy (broader words are positive, narrower ignored), group (with LOSS softmax: classes that the dataset does
@@ -126,6 +135,23 @@ def _add_classifier_config(cfg: CN) -> None:
     cfg.MODEL.ROI_HEADS.MASK_WEIGHT = 1.0
 
 
+def _add_image_label_config(cfg: CN) -> None:
+    # What a detector learns from images of which only tags are known (Zhou et al. 2022, Detic, arXiv 2201.02605).
+    node = cfg.MODEL.IMAGE_LABELS = CN()
+    # The region that answers for a tag: max_size (the largest), max_score (the best for the tag), min_loss (the one of
+    # the smallest loss), first (the best proposal), image (the whole image; needs ADD_IMAGE_BOX), or wsddn (also called
+    # wsod): all regions together, compared by a branch of their own.
+    node.LOSS = "max_size"
+    node.WEIGHT = 0.1
+    node.NUM_PROPOSALS = 128  # regions of a tagged image: the proposals with the highest scores
+    node.ADD_IMAGE_BOX = False  # one more region: the image
+    node.IMAGE_BOX_SIZE = 1.0  # its height and width, as a share of the image's
+    node.SOFTMAX_LOSS = False  # cross-entropy over the columns instead of a binary decision for each of them
+    # Columns that a step compares: the tags at hand and drawn ones, so that tens of thousands of words cost no more
+    # time than this many (50 in Detic with 21 thousand). 0: all columns in the annotation's scope.
+    node.NUM_COLUMNS = 0
+
+
 def _add_training_config(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD or ADAMW
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of parameters below "backbone."
@@ -158,9 +184,9 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
         opts: alternating KEY VALUE strings.
 
     Returns:
-        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS and of a
-        mapping file in DATASETS.LABEL_SPACE that do not exist in the working folder are those beside the config file,
-        or beside one of the folders above it.
+        The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS, of a
+        mapping file in DATASETS.LABEL_SPACE and of MODEL.WEIGHTS that do not exist in the working folder are those
+        beside the config file, or beside one of the folders above it.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -185,6 +211,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     if config_file is not None:
         cfg.DATASETS.CARDS = [_find_cards(str(place), Path(config_file)) for place in cfg.DATASETS.CARDS]
         cfg.DATASETS.LABEL_SPACE = _find_cards(cfg.DATASETS.LABEL_SPACE, Path(config_file))
+        cfg.MODEL.WEIGHTS = _find_cards(cfg.MODEL.WEIGHTS, Path(config_file))
     return cfg
 
 

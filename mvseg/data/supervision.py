@@ -64,6 +64,18 @@ def has_masks(kind: str) -> bool:
     return check_supervision(kind) == "masks"
 
 
+def has_places(kind: str) -> bool:
+    """Say whether this kind of supervision tells where the instances of the dataset's words are.
+
+    Args:
+        kind: a kind of supervision.
+
+    Returns:
+        True if records have annotations with boxes, from which proposals and boxes can be learnt.
+    """
+    return check_supervision(kind) in ("boxes", "masks")
+
+
 def has_words(kind: str) -> bool:
     """Say whether this kind of supervision speaks of classes of a vocabulary.
 

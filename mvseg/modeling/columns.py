@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from mvseg.data.catalog import get_card
 from mvseg.data.label_spaces import label_space
 from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.words import check_encoders, word_embedder
@@ -63,6 +64,18 @@ def scopes_of(cfg: Any) -> dict[str, tuple[str, ...]]:
             where = f"DATASETS.MIX, dataset {entry['name']!r}: annotation_scope"
             scopes[entry["name"]] = scope_names(entry["annotation_scope"], where)
     return scopes
+
+
+def training_kinds(cfg: Any) -> set[str]:
+    """Say what kinds of annotation a config trains with.
+
+    Args:
+        cfg: the config tree; reads DATASETS.TRAIN.
+
+    Returns:
+        Kinds of supervision.
+    """
+    return {get_card(name).supervision for name in cfg.DATASETS.TRAIN}
 
 
 def num_label_columns(cfg: Any, space: LabelSpace | None) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mvseg.data.supervision import has_places
 from mvseg.vocabulary import ClassRules
 
 
@@ -22,6 +24,8 @@ class BatchContext:
         rules: what a region's class says beyond its own column, tables (T, n); None means nothing.
         first_rule: (I,) int64 rule of class 0 in every image, -1 where it has none; None without rules.
         groups: (I, n + 1) int32 group of every column and of the background; None: no two columns are one answer.
+        labels: (T,) int64 label columns of what is in images of which no places are known; None: nobody said.
+        label_images: (T,) int64 index of the image of every label, ascending.
     """
 
     supervision: tuple[str, ...]
@@ -30,6 +34,53 @@ class BatchContext:
     rules: ClassRules | None = None
     first_rule: Tensor | None = None
     groups: Tensor | None = None
+    labels: Tensor | None = None
+    label_images: Tensor | None = None
+
+    @property
+    def has_places(self) -> tuple[bool, ...]:
+        """For every image whether its annotation says where the objects are."""
+        return tuple(has_places(kind) for kind in self.supervision)
+
+    def place_weights(self, device: torch.device | str) -> Tensor | None:
+        """Weigh the images for what is learnt from places.
+
+        Args:
+            device: where the result shall lie.
+
+        Returns:
+            (I,) float32 weight of every image, 0 where no places are known; None where all weigh 1.
+        """
+        if all(self.has_places):
+            return self.weights
+        known = torch.tensor(self.has_places, dtype=torch.float32, device=device)
+        return known if self.weights is None else known * self.weights
+
+    def place_share(self) -> float:
+        """Say how much of the batch has places.
+
+        What is learnt from places is averaged over those images alone; times this share it is an average over the
+        batch, so that the expected gradient does not depend on how a mixture spreads its datasets over batches.
+
+        Returns:
+            Images with places divided by all images; 1 where there are none, since their losses are 0 anyway.
+        """
+        known = sum(self.has_places)
+        return known / len(self.supervision) if known else 1.0
+
+    def with_labels(self, device: torch.device | str) -> BatchContext:
+        """Fill in that the images have no labels where nobody said anything else.
+
+        Args:
+            device: where the labels shall lie.
+
+        Returns:
+            The context, whose ``labels`` and ``label_images`` are tensors.
+        """
+        if self.labels is not None:
+            return self
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        return dataclasses.replace(self, labels=none, label_images=none)
 
     @classmethod
     def plain(cls, targets: Sequence[object]) -> BatchContext:

@@ -327,7 +327,8 @@ def test_proposal_score_is_an_option():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"supervision": "tags"}, "'tags'.*'boxes', 'masks'"),
+        ({"supervision": "semantic"}, "'semantic'.*'boxes', 'masks'"),
+        ({"supervision": "tags"}, "det_a.*image 1.*no image_labels"),
         ({"dataset": None}, "does not say its dataset"),
         ({"dataset": "det_c"}, "det_c"),
         ({"classes": 9}, "det_a.*image 1.*vocabulary has 3 words"),

@@ -17,6 +17,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from mvseg.data.supervision import has_places
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.words import word_embedder
@@ -66,13 +67,13 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         if not getattr(self.roi_heads, "takes_context", False):
             raise ValueError(
                 f"MultiDatasetRCNN cannot use the region heads {type(self.roi_heads).__name__}: "
-                "set MODEL.ROI_HEADS.NAME to MultiDatasetCascadeROIHeads or a subclass"
+                "set MODEL.ROI_HEADS.NAME to MultiDatasetCascadeROIHeads, MultiDatasetRes5ROIHeads or a subclass"
             )
         self.label_space = label_space
         self.scopes: AnnotationScopes | None = None
         if label_space is not None:
             self.scopes = AnnotationScopes(label_space, annotation_scope, dataset_scopes, scope_settings)
-            check_scopes(self.scopes, getattr(self.roi_heads, "objectives", {}))
+            check_scopes(self.scopes, objectives_in_use(self.roi_heads))
         elif annotation_scope not in ("all", "own"):
             raise ValueError(f"MODEL.ANNOTATION_SCOPE {annotation_scope} needs a label space: set DATASETS.TRAIN")
         rules = None if self.scopes is None else self.scopes.rules
@@ -150,13 +151,14 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             For every image new ``Instances`` whose ``gt_classes`` (N,) are label columns, and the context of the batch.
         """
         datasets = [self._dataset_of(record) for record in batched_inputs]
-        targets, facts = [], []
+        targets, facts, labels = [], [], []
         for record, dataset in zip(batched_inputs, datasets, strict=True):
             instances = record["instances"]
+            labels.append(self._labels_of(record, dataset))
             if self.label_space is not None:  # before the move: a GPU would make the host wait for the checked values
                 fields = dict(instances.get_fields())
                 fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
-                facts.append(self._facts_of(record, dataset, fields["gt_classes"]))
+                facts.append(self._facts_of(record, dataset, torch.cat([fields["gt_classes"], labels[-1]])))
                 instances = Instances(instances.image_size, **fields)
             targets.append(instances.to(self.device))
         supervision = tuple(
@@ -172,6 +174,8 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             rules=None if scope.first_rule is None else self._rules(),
             first_rule=scope.first_rule,
             groups=scope.groups,
+            labels=torch.cat(labels).to(self.device),
+            label_images=torch.arange(len(labels)).repeat_interleave(torch.tensor([*map(len, labels)])).to(self.device),
         )
 
     def _rules(self) -> ClassRules:
@@ -184,6 +188,20 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             if record.get(key) is not None
         }
         return ImageFacts(dataset, classes, lists, f"dataset {dataset!r}, image {_name_of(record)}")
+
+    def _labels_of(self, record: Mapping[str, Any], dataset: str) -> Tensor:
+        """Label columns (m,) of what is in an image of which only that is known, without repetitions."""
+        if record.get("supervision") != "tags":
+            return torch.zeros(0, dtype=torch.long)
+        if record.get("image_labels") is None:
+            raise ValueError(
+                f"dataset {dataset!r}, image {_name_of(record)}: its supervision is 'tags', but it has no "
+                "image_labels; an image without any tag has an empty list"
+            )
+        labels = torch.as_tensor(record["image_labels"], dtype=torch.long).flatten()
+        if self.label_space is not None:
+            labels = self._columns_of(record, dataset, labels, "image labels")
+        return labels.unique()  # two classes may share a column
 
     def _dataset_of(self, record: Mapping[str, Any]) -> str:
         if "dataset" in record:
@@ -280,6 +298,19 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
 def _name_of(record: Mapping[str, Any]) -> Any:
     return record.get("image_id", record.get("file_name"))
+
+
+def objectives_in_use(roi_heads: Any) -> dict[str, Any]:
+    """List the objectives that training asks.
+
+    Args:
+        roi_heads: the region heads.
+
+    Returns:
+        Kind of supervision to objective; that of image labels only where some dataset has them.
+    """
+    labels = getattr(getattr(roi_heads, "image_labels", None), "reported", False)
+    return {k: o for k, o in getattr(roi_heads, "objectives", {}).items() if labels or has_places(k)}
 
 
 def check_scopes(scopes: AnnotationScopes, objectives: Mapping[str, Any]) -> None:

@@ -1,14 +1,24 @@
 """Losses: pure functions of tensors, and the objectives that a config picks by name and supervision."""
 
 from mvseg.modeling.objectives.classification import FederatedObjective, SigmoidObjective, SoftmaxObjective
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets, build_objectives
+from mvseg.modeling.objectives.registry import (
+    OBJECTIVES,
+    RegionObjective,
+    RegionTargets,
+    build_objectives,
+    chosen_objectives,
+)
+from mvseg.modeling.objectives.tags import ImageLabelObjective, ImageLabelTargets
 
 __all__ = [
     "OBJECTIVES",
     "FederatedObjective",
+    "ImageLabelObjective",
+    "ImageLabelTargets",
     "RegionObjective",
     "RegionTargets",
     "SigmoidObjective",
     "SoftmaxObjective",
     "build_objectives",
+    "chosen_objectives",
 ]

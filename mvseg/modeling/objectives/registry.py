@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -272,7 +273,7 @@ class ObjectiveRegistry:
         """Register an objective class; use as a decorator.
 
         Args:
-            name: value of ``MODEL.CLASSIFIER.LOSS`` that picks it.
+            name: value of ``MODEL.CLASSIFIER.LOSS`` (of ``MODEL.IMAGE_LABELS.LOSS`` for tags) that picks it.
             supervision: kinds of annotation that it can use.
 
         Returns:
@@ -314,12 +315,15 @@ class ObjectiveRegistry:
         """
         return sorted({kind for kinds in self._kinds.values() for kind in kinds})
 
-    def get(self, name: str, supervision: str | None = None) -> type[RegionObjective]:
+    def get(
+        self, name: str, supervision: str | None = None, key: str = "MODEL.CLASSIFIER.LOSS"
+    ) -> type[RegionObjective]:
         """Look up an objective class.
 
         Args:
             name: its name.
             supervision: kind of annotation that it must be able to use; None does not check.
+            key: config key that named it, for the error.
 
         Returns:
             The class.
@@ -328,9 +332,9 @@ class ObjectiveRegistry:
             KeyError: if there is none of that name, or it cannot use the supervision.
         """
         if name not in self._classes:
-            near = difflib.get_close_matches(name, self._classes, n=1)
+            near = difflib.get_close_matches(name, self.names(supervision), n=1)
             hint = f"; nearest: {near[0]}" if near else ""
-            raise KeyError(f"MODEL.CLASSIFIER.LOSS {name!r} is no objective; there are {', '.join(self.names())}{hint}")
+            raise KeyError(f"{key} {name!r} is no objective; there are {', '.join(self.names(supervision))}{hint}")
         if supervision is not None and supervision not in self._kinds[name]:
             able = ", ".join(self.names(supervision)) or "none"
             raise KeyError(
@@ -341,13 +345,40 @@ class ObjectiveRegistry:
 
 
 OBJECTIVES = ObjectiveRegistry()
+DEFAULT_KEY = "MODEL.CLASSIFIER.LOSS"
+LOSS_KEYS = {"tags": "MODEL.IMAGE_LABELS.LOSS"}  # kinds of supervision whose objective another key picks
+
+
+def chosen_objectives(cfg: Any) -> dict[str, str]:
+    """Read which objective learns from which kind of supervision.
+
+    Args:
+        cfg: the config tree; ``MODEL.CLASSIFIER.LOSS`` names the objective of regions with known places,
+            ``MODEL.IMAGE_LABELS.LOSS`` that of image tags.
+
+    Returns:
+        Kind of supervision to name of its objective; kinds that share one are together, those with places first.
+
+    Raises:
+        KeyError: if a key names an objective that does not exist, or one for another kind of supervision.
+
+    Source: our own derivation.
+    """
+    chosen = {}
+    for kind in sorted(OBJECTIVES.kinds(), key=lambda kind: (kind in LOSS_KEYS, kind)):
+        key = LOSS_KEYS.get(kind, DEFAULT_KEY)
+        name = functools.reduce(getattr, key.split("."), cfg)
+        OBJECTIVES.get(name, kind if kind in LOSS_KEYS else None, key)
+        if name in OBJECTIVES.names(kind):
+            chosen[kind] = name
+    return chosen
 
 
 def build_objectives(cfg: Any, num_classes: int, image_count: Tensor | None) -> dict[str, RegionObjective]:
-    """Build the objective of every kind of supervision that the chosen loss can use.
+    """Build the objective of every kind of supervision that the chosen losses can use.
 
     Args:
-        cfg: the config tree; ``MODEL.CLASSIFIER.LOSS`` names the objective.
+        cfg: the config tree; see ``chosen_objectives``.
         num_classes: number n of label columns.
         image_count: (n,) training images of every class, or None where they are not known.
 
@@ -356,6 +387,6 @@ def build_objectives(cfg: Any, num_classes: int, image_count: Tensor | None) -> 
 
     Source: our own derivation.
     """
-    name = cfg.MODEL.CLASSIFIER.LOSS
-    objective = OBJECTIVES.get(name).from_config(cfg, num_classes, image_count)
-    return {kind: objective for kind in OBJECTIVES.kinds() if name in OBJECTIVES.names(kind)}
+    chosen = chosen_objectives(cfg)
+    built = {name: OBJECTIVES.get(name).from_config(cfg, num_classes, image_count) for name in set(chosen.values())}
+    return {kind: built[name] for kind, name in chosen.items()}

@@ -152,7 +152,7 @@ class CenterNet(nn.Module):
             images: the batch; only its sizes are used.
             features: (B, C, H, W) for every level.
             gt_instances: boxes of every image (``gt_boxes``, pixels); needed in training.
-            context: loss weights of the images.
+            context: loss weights of the images, and which of them have boxes.
 
         Returns:
             For every image ``proposal_boxes`` (not clipped) and ``objectness_logits`` by descending score; the losses,
@@ -187,12 +187,13 @@ class CenterNet(nn.Module):
             logits: (M, 1) objectness logits, flattened as the targets are.
             distances: (M, 4) predicted distances, strides.
             targets: what should be predicted.
-            context: loss weights of the images; None means 1.
+            context: loss weights of the images, and which of them have boxes; None means 1 and all.
 
         Returns:
             loss_centernet_loc, loss_centernet_agn_pos and loss_centernet_agn_neg, scalar tensors.
         """
-        cell_weights = context.weights[targets.images] if context is not None and context.weights is not None else None
+        image_weights = None if context is None else context.place_weights(logits.device)
+        cell_weights = None if image_weights is None else image_weights[targets.images]
         heat = targets.heatmap.amax(1)[targets.locations]
         location_weights = heat if self.heatmap_weighted_locations else torch.ones_like(heat)
         positives, locations = _mean_over_processes(

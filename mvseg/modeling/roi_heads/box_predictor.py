@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
@@ -15,6 +16,7 @@ from mvseg.modeling.classifier import Classifier, LinearClassifier, TextClassifi
 from mvseg.modeling.columns import num_label_columns
 from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.objectives.region import box_loss
+from mvseg.modeling.objectives.tags import TOGETHER
 from mvseg.modeling.prompt_context import PromptContext
 from mvseg.vocabulary import LabelSpace
 
@@ -34,6 +36,7 @@ class BoxPredictor(nn.Module):
         box_loss_kind: str = "smooth_l1",
         box_loss_beta: float = 0.0,
         box_loss_weight: float = 1.0,
+        compared_columns: int = 0,
     ) -> None:
         """Build the predictor.
 
@@ -45,6 +48,7 @@ class BoxPredictor(nn.Module):
             box_loss_kind: "smooth_l1" or "giou".
             box_loss_beta: where smooth L1 turns from quadratic to linear.
             box_loss_weight: factor on the box loss.
+            compared_columns: columns of a branch that compares the regions of an image; 0: there is none.
 
         Raises:
             ValueError: if box_layers is neither 1 nor 2.
@@ -58,6 +62,7 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(output.bias)
         hidden = [nn.Linear(input_size, input_size), nn.ReLU()]
         self.bbox_pred = output if box_layers == 1 else nn.Sequential(*hidden, output)
+        self.prop_score = comparison_branch(input_size, compared_columns) if compared_columns else None
         self.box2box_transform = transform
         self.box_loss_kind, self.box_loss_beta, self.box_loss_weight = box_loss_kind, box_loss_beta, box_loss_weight
 
@@ -72,6 +77,25 @@ class BoxPredictor(nn.Module):
             Class logits (R, k), background last where the classifier has one, and box deltas (R, 4).
         """
         return self.cls_score(features, columns), self.bbox_pred(features)
+
+    def compare(self, features: Tensor, columns: Tensor | None = None) -> Tensor | None:
+        """Run the branch that compares the regions of an image.
+
+        Args:
+            features: (R, input_size) float region features.
+            columns: (k,) int64 label columns to compute; None computes all n.
+
+        Returns:
+            (R, k) float logits, with one more column for the background where the classifier has one; None without the
+            branch.
+        """
+        if self.prop_score is None:
+            return None
+        output = self.prop_score[-1]
+        rows = torch.arange(output.out_features - 1, device=features.device) if columns is None else columns
+        if self.cls_score.background:
+            rows = F.pad(rows, (0, 1), value=output.out_features - 1)
+        return F.linear(self.prop_score[:-1](features), output.weight[rows], output.bias[rows])
 
     @torch.no_grad()
     def refine(self, deltas: Tensor, boxes: Sequence[Boxes]) -> list[Tensor]:
@@ -116,6 +140,24 @@ class BoxPredictor(nn.Module):
         return self.box_loss_weight * loss
 
 
+def comparison_branch(input_size: int, columns: int) -> nn.Sequential:
+    """Build a branch whose logits compare the regions of an image (WSDDN).
+
+    Args:
+        input_size: length of a region feature.
+        columns: number of outputs; the last is for the background.
+
+    Returns:
+        Two linear layers with a ReLU between.
+    """
+    first, output = nn.Linear(input_size, input_size), nn.Linear(input_size, columns)
+    nn.init.kaiming_uniform_(first.weight, a=1)
+    nn.init.zeros_(first.bias)
+    nn.init.normal_(output.weight, std=DELTA_STD)
+    nn.init.zeros_(output.bias)
+    return nn.Sequential(first, nn.ReLU(), output)
+
+
 def build_predictor(
     cfg: Any,
     shape: ShapeSpec,
@@ -145,6 +187,7 @@ def build_predictor(
         box_loss_kind=node.BBOX_REG_LOSS_TYPE,
         box_loss_beta=node.SMOOTH_L1_BETA,
         box_loss_weight=node.BBOX_REG_LOSS_WEIGHT,
+        compared_columns=num_label_columns(cfg, space) + 1 if cfg.MODEL.IMAGE_LABELS.LOSS in TOGETHER else 0,
     )
 
 

@@ -25,8 +25,15 @@ from mvseg.modeling.objectives import RegionObjective
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
+from mvseg.modeling.region_pooling import use_sparse_gradient
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads, classification_arguments
+from mvseg.modeling.roi_heads.image_labels import (
+    ImageLabelSettings,
+    best_proposals,
+    image_label_columns,
+    image_label_losses,
+)
 from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
 from mvseg.vocabulary import LabelSpace
 
@@ -40,6 +47,7 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         self,
         *,
         objectives: Mapping[str, RegionObjective],
+        image_labels: ImageLabelSettings | None = None,
         score_threshold: float,
         nms_threshold: float,
         topk: int,
@@ -55,6 +63,7 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
 
         Args:
             objectives: kind of supervision to the objective that learns from it.
+            image_labels: which regions of an image learn from its labels; None: the defaults.
             score_threshold: test scores must be above it.
             nms_threshold: IoU of the suppression at test time.
             topk: largest number of detections per image.
@@ -69,6 +78,7 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         super().__init__(**kwargs)
         self._set_classification(
             objectives=objectives,
+            image_labels=image_labels or ImageLabelSettings(),
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             topk=topk,
@@ -79,6 +89,9 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
             prompt_context=prompt_context,
         )
         self.mask_weight = mask_weight
+        use_sparse_gradient(self.box_pooler)
+        if self.mask_on:
+            use_sparse_gradient(self.mask_pooler)
 
     @property
     def predictors(self) -> Sequence[BoxPredictor]:
@@ -175,10 +188,13 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         if self.prompt_context is not None:
             self.prompt_context.forget()
         self.check_supervision(context.supervision)
-        proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._box_losses(features, proposals, targets, context)
-        losses.update(self._mask_losses(features, proposals, context))
-        return proposals, losses
+        regions = self._sampled_regions(proposals, targets, context)
+        losses = self._box_losses(features, regions, targets, context)
+        losses.update(self._mask_losses(features, regions, context))
+        losses = {name: context.place_share() * loss for name, loss in losses.items()}
+        if self.image_labels.reported or "tags" in context.supervision:
+            losses.update(self._image_label_losses(features, proposals, context))
+        return regions, losses
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
         pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes))
@@ -205,6 +221,24 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
             losses[f"loss_box_reg_stage{stage}"] = predictor.box_loss(deltas, proposals, self.num_classes, weights)
             if stage + 1 < self.num_cascade_stages:
                 proposals = self._next_proposals(predictor, deltas, proposals)
+        return losses
+
+    def _image_label_losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], context: BatchContext
+    ) -> dict[str, Tensor]:
+        objective: Any = self.objectives["tags"]
+        regions = best_proposals(proposals, [kind == "tags" for kind in context.supervision], self.image_labels)
+        device = features[self.box_in_features[0]].device
+        columns = image_label_columns(objective, context, device)
+        losses: dict[str, Tensor] = {}
+        for stage, predictor in enumerate(self.box_predictor):
+            hidden = self._region_features(features, [r.proposal_boxes for r in regions], stage)
+            found = image_label_losses(objective, predictor, hidden, regions, context, columns)
+            losses.update({f"{name}_stage{stage}": loss for name, loss in found.items()})
+            if stage + 1 < self.num_cascade_stages:
+                with torch.no_grad():  # image labels teach classes, not boxes
+                    deltas = predictor.bbox_pred(hidden)
+                regions = self._next_proposals(predictor, deltas, regions)
         return losses
 
     def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:

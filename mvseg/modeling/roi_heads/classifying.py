@@ -10,12 +10,14 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from mvseg.data.supervision import has_places
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.columns import num_label_columns, training_label_space
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives import OBJECTIVES, RegionObjective, RegionTargets, build_objectives
+from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives, chosen_objectives
 from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
+from mvseg.modeling.roi_heads.image_labels import ImageLabelSettings, without_regions
 from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
 from mvseg.modeling.words import prompt_context
 from mvseg.vocabulary import LabelSpace
@@ -39,6 +41,7 @@ def classification_arguments(cfg: Any) -> dict[str, Any]:
         "label_space": space,
         "prompt_context": prompt_context(cfg, space),
         "num_classes": columns,
+        "image_labels": ImageLabelSettings.from_config(cfg),
         "objectives": build_objectives(cfg, columns, None if space is None else space.image_count),
         "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
         "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
@@ -71,6 +74,7 @@ class ClassifyingHeads:
         self,
         *,
         objectives: Mapping[str, RegionObjective],
+        image_labels: ImageLabelSettings,
         score_threshold: float,
         nms_threshold: float,
         topk: int,
@@ -82,6 +86,7 @@ class ClassifyingHeads:
     ) -> None:
         """Keep the arguments that all heads have; to be called after the constructor of ``nn.Module``."""
         self.objectives = nn.ModuleDict(objectives)
+        self.image_labels = image_labels
         self.score_threshold: float | Tensor = score_threshold  # the latter (m,): one for each word of the test
         self.nms_threshold, self.topk, self.class_agnostic_nms = nms_threshold, topk, class_agnostic_nms
         self.multiply_proposal_score = multiply_proposal_score
@@ -94,12 +99,12 @@ class ClassifyingHeads:
         """Say from which kinds of annotation these heads can learn.
 
         Args:
-            cfg: the config; ``MODEL.CLASSIFIER.LOSS`` names the objective.
+            cfg: the config; ``MODEL.CLASSIFIER.LOSS`` and ``MODEL.IMAGE_LABELS.LOSS`` name the objectives.
 
         Returns:
             Kinds of supervision.
         """
-        return tuple(kind for kind in OBJECTIVES.kinds() if cfg.MODEL.CLASSIFIER.LOSS in OBJECTIVES.names(kind))
+        return tuple(chosen_objectives(cfg))
 
     def check_supervision(self, kinds: Sequence[str]) -> None:
         """Check that there is an objective for every kind of supervision.
@@ -153,8 +158,13 @@ class ClassifyingHeads:
     def _class_losses(
         self, predictor: BoxPredictor, hidden: Tensor, proposals: list[Instances], context: BatchContext
     ) -> dict[str, Tensor]:
-        """Losses of the regions, grouped by objective; groups count in proportion to their regions."""
-        owners: list[Any] = [self.objectives[kind] for kind in context.supervision]
+        """Losses of the regions, grouped by objective; groups count in proportion to their regions.
+
+        Images without places have no regions. A batch of nothing else gets the losses of no regions, which are 0, so
+        that the same losses are reported and the same parameters have gradients in every step.
+        """
+        placed = [kind for kind in context.supervision if has_places(kind)] or list(self.objectives)
+        owners: list[Any] = [self.objectives[kind if has_places(kind) else placed[0]] for kind in context.supervision]
         counts = torch.tensor([len(p) for p in proposals], device=hidden.device)
         images = torch.arange(len(proposals), device=hidden.device)
         images = images.repeat_interleave(counts, output_size=len(hidden))
@@ -171,6 +181,17 @@ class ClassifyingHeads:
             for name, loss in objective.losses(logits, targets, columns).items():
                 total[name] = total.get(name, 0) + share * loss
         return total
+
+    def _sampled_regions(
+        self, proposals: list[Instances], targets: list[Instances], context: BatchContext
+    ) -> list[Instances]:
+        """Labelled regions of the images whose annotation has places, none for others."""
+        places = context.has_places
+        known = [pair for pair, has in zip(zip(proposals, targets, strict=True), places, strict=True) if has]
+        heads: Any = self
+        sampled = iter(heads.label_and_sample_proposals(*map(list, zip(*known))) if known else ())
+        nothing = without_regions(proposals)
+        return [next(sampled) if has else empty for has, empty in zip(places, nothing, strict=True)]
 
     def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
         """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""

@@ -1,4 +1,4 @@
-"""``python -m mvseg.data list|show|stats|check``: look at datasets before anything is trained on them.
+"""``python -m mvseg.data list|show|stats|check|index``: look at datasets before training, and index tar files.
 
 An entry point, as train_net.py is: it may import from every room.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from mvseg.config import get_cfg, load_config
 from mvseg.data.card import DatasetCard, load_card
 from mvseg.data.catalog import get_card, get_records, get_vocabulary, register_cards
 from mvseg.data.checks import Problem
+from mvseg.data.index_file import INDEX_NAME
+from mvseg.data.indexing import LABELS_FROM, make_index
 from mvseg.data.inspection import inspect_card
 from mvseg.data.statistics import dataset_statistics, write_class_csv
 from mvseg.data.supervision import has_words
@@ -162,6 +165,27 @@ def check(args: argparse.Namespace) -> int:
     return int(bad)
 
 
+def index(args: argparse.Namespace) -> int:
+    """Index the tar files of a folder, so that a card can name it with ``format: tar_shards``.
+
+    Args:
+        args: the command line.
+
+    Returns:
+        Exit code 0.
+    """
+    start = time.perf_counter()
+    made = make_index(args.folder, args.labels, args.output, args.workers)
+    kinds = {"shards": "tar files", "images": "images", "labels": "image labels", "classes": "different labels"}
+    kinds |= {"captions": "images with sentences", "without_label": "images without a label"}
+    kinds |= {"other": "other members, left out", "empty": "empty images, left out"}
+    kinds |= {"bad_sidecar": "labels or sentences that cannot be used, left out"}
+    rows = [[text, f"{made.counts[kind]:,}"] for kind, text in kinds.items() if made.counts.get(kind)]
+    print(tabulate(rows, headers=[str(args.output or Path(args.folder) / INDEX_NAME), "count"], disable_numparse=True))
+    print(f"{time.perf_counter() - start:.1f} s")
+    return 0
+
+
 def _cards(text: str) -> list[DatasetCard | Problem]:
     """Cards that a word of the command line means: a file, a folder of files, or a registered dataset."""
     path = Path(text)
@@ -220,7 +244,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     checks.add_argument("--max-images", type=int, help="open at most so many images, evenly spread; default: all")
     checks.add_argument("--all", action="store_true", help=f"list more than {SHOWN_PROBLEMS} problems of one kind")
     checks.set_defaults(run=check)
+    _add_index(commands.add_parser("index", help="make the index of a folder of tar files with images"))
     return parser.parse_args(arguments)
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="folder of uncompressed tar files (*.tar), also in subfolders")
+    parser.add_argument(
+        "--labels",
+        choices=LABELS_FROM,
+        default="sidecar",
+        help="where the label of an image is: in NAME.cls or NAME.json beside NAME.jpg (sidecar, the default), the "
+        "first folder of its name (folder), or the name of the tar file (shard)",
+    )
+    parser.add_argument("--output", help=f"file to write; default: {INDEX_NAME} in the folder")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read tar files; 0: this one (0)")
+    parser.set_defaults(run=index, cards=[])
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:

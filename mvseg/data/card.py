@@ -29,8 +29,11 @@ FORMAT_DEFAULTS = {
     "semantic": ("semantic", "sem_seg"),
     "coco_panoptic": ("panoptic", "coco_panoptic_seg"),
     "coco_captions": ("captions", "none"),
+    "caption_table": ("captions", "none"),
+    "tar_shards": ("tags", "none"),
     "phrases": ("phrases", "none"),
 }
+FORMATS_WITHOUT_FILE = ("image_folder", "tar_shards")  # the annotations may lie with the images
 FILTER_FIELDS = ("frequency", "novel")
 
 
@@ -52,7 +55,7 @@ class DatasetCard:
         format: format of the annotations, such as "coco"; see :data:`mvseg.data.sources.FORMATS`.
         image_root: folder of the images, absolute or relative to ``$DETECTRON2_DATASETS``.
         annotations: the main annotation file, or the folder of them (voc, semantic), absolute or relative likewise;
-            empty where the format does without (image_folder).
+            empty where the format does without (image_folder, tar_shards).
         files: further files of formats that have several, role to path, such as ``{hierarchy: oid/hierarchy.json}``.
         options: settings of the format or the evaluator, such as ``{label_offset: 1}``.
         supervision: such as "boxes" or "masks"; see :mod:`mvseg.data.supervision`; empty: what the format usually has.
@@ -98,6 +101,8 @@ class DatasetCard:
                 raise ValueError(f"{self.where}: {key} must be a non-empty text, not {value!r}")
             object.__setattr__(self, key, str(value))
         supervision, evaluator = FORMAT_DEFAULTS.get(self.format, ("boxes", "coco"))
+        if self.supervision in ("tags", "captions", "phrases"):
+            evaluator = "none"  # whatever the format has for its boxes
         object.__setattr__(self, "supervision", self.supervision or supervision)
         object.__setattr__(self, "evaluator", self.evaluator or evaluator)
         check_supervision(self.supervision, self.where)
@@ -293,7 +298,8 @@ def make_card(fields: Mapping[str, Any], source: Path | None = None) -> DatasetC
     for key in fields:
         if key not in known:
             raise ValueError(f"{where}: unknown field {key!r}{did_you_mean(str(key), known)}")
-    needed = ("name", "format", "image_root") + (() if fields.get("format") == "image_folder" else ("annotations",))
+    without = fields.get("format") in FORMATS_WITHOUT_FILE
+    needed = ("name", "format", "image_root") + (() if without else ("annotations",))
     lacking = [key for key in needed if key not in fields]
     if lacking:
         raise ValueError(f"{where}: missing field(s) {', '.join(lacking)}")

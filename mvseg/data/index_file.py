@@ -1,7 +1,7 @@
 """The index of a folder of tar files: one file of arrays that is mapped, never read, and the check that it still fits.
 
-Layout: the magic line, the length of the head as 8 bytes, the head as JSON (version, tar files, labels, and type, length and
-place of every array), then the arrays.
+Layout: the magic line, the length of the head as 8 bytes, the head as JSON (version, tar files, labels, and type,
+length and place of every array), then the arrays.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Index:
     files: tuple[TarFile, ...]
     labels: tuple[str, ...]
     arrays: Mapping[str, npt.NDArray[Any]]
-    counts: Mapping[str, int]
+    counts: Mapping[str, Any]
 
 
 def fingerprint(path: Path) -> str:
@@ -85,7 +85,7 @@ def write_index(
     files: Sequence[TarFile],
     labels: Sequence[str],
     arrays: Mapping[str, npt.NDArray[Any]],
-    counts: Mapping[str, int],
+    counts: Mapping[str, Any],
 ) -> None:
     """Write an index; a killed process leaves the old one, or none.
 

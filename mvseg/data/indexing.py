@@ -127,7 +127,9 @@ def _write(path: Path, parts: Sequence[_Part], folder: Path, labels: str) -> Non
         arrays["captions"] = np.concatenate([_array(part.captions, np.uint8) for part in parts])
         arrays["caption_starts"] = _starts([part.caption_lengths for part in parts])
     counts["shards"], counts["classes"] = len(parts), len(numbers)
-    write_index(path, [part.file for part in parts if part.file], list(numbers), arrays, {**counts, "from": labels})
+    write_index(
+        path, [part.file for part in parts if part.file], list(numbers), arrays, {**counts, "labels_from": labels}
+    )
 
 
 def _array(values: Any, dtype: Any) -> np.ndarray:
@@ -207,7 +209,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]
                 yield member, tar
             _check_end(path, tar.offset)
     except tarfile.TarError as error:

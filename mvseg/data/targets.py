@@ -58,7 +58,7 @@ def add_targets(record: dict[str, Any], transforms: Any, size: tuple[int, int]) 
             record.pop(key, None)
     elif kind == "phrases":
         record["phrases"] = transform_phrases(record["phrases"], transforms, size)
-    elif kind == "captions" and is_mirrored(transforms):
+    if record.get("captions") and is_mirrored(transforms):  # images with tags can have sentences too
         record["captions"] = [swap_sides(text) for text in record["captions"]]
 
 

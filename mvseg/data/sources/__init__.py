@@ -1,11 +1,24 @@
 """Sources: one file for each annotation format, all returning Detectron2's standard records."""
 
-from . import captions, coco, coco_panoptic, image_tags, lvis, openimages, phrases, semantic, voc
+from . import (
+    caption_table,
+    captions,
+    coco,
+    coco_panoptic,
+    image_tags,
+    lvis,
+    openimages,
+    phrases,
+    semantic,
+    tar_shards,
+    voc,
+)
 from .base import FORMATS, LoadedDataset, find_source, register_format
 
 __all__ = [
     "FORMATS",
     "LoadedDataset",
+    "caption_table",
     "captions",
     "coco",
     "coco_panoptic",
@@ -16,5 +29,6 @@ __all__ = [
     "phrases",
     "register_format",
     "semantic",
+    "tar_shards",
     "voc",
 ]

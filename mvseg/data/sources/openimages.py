@@ -14,7 +14,6 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from mvseg.vocabulary import Vocabulary, did_you_mean
-from mvseg.vocabulary.suggestions import normalize
 
 from ..card import DatasetCard, missing_message
 from ..checks import LoadReport, check_box, collecting, complain
@@ -24,15 +23,16 @@ from .base import (
     LoadedDataset,
     check_folder,
     check_images,
-    class_indices,
     count_images,
     new_record,
     read_split,
     register_format,
 )
-from .hierarchy import ancestors_of, nearest_words, read_hierarchy
+from .hierarchy import ancestors_of
 from .images import find_files, image_sizes, is_image, read_size_table
-from .tables import read_class_names, read_rows, unique_names
+from .openimages_tags import load_openimages_tags
+from .openimages_words import make_vocabulary, match_labels, read_classes
+from .tables import read_rows
 
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 _FLAGS = {
@@ -61,7 +61,7 @@ class _Boxes:
 
 @register_format(
     "openimages",
-    supervision=("boxes",),
+    supervision=("boxes", "tags"),
     files={
         "classes": "class descriptions, CSV of label (MID) and name",
         "image_labels": "labels verified by people, CSV of ImageID, LabelName, Confidence (1: is there, 0: is not)",
@@ -69,6 +69,7 @@ class _Boxes:
         "sizes": "sizes of the images, CSV of ImageID, Width, Height; left out: they are read from the images",
     },
     options={
+        "min_confidence": "supervision tags: a label is believed from this confidence on, above 0 up to 1 (1)",
         "group_of": "boxes around a group: crowd (not trained on) or object; left out: crowd",
         "expand_hierarchy": "evaluation: boxes and verified labels count for the ancestors of their class too (true)",
         "expand_detections": "evaluation: detections count for the ancestors of their class too (false)",
@@ -78,7 +79,8 @@ def load_openimages(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedD
     """Read Open Images' files; every image that has a box or a verified label becomes a record.
 
     Args:
-        card: the dataset's card; ``annotations`` is the CSV of boxes, with coordinates from 0 to 1.
+        card: the dataset's card; ``annotations`` is the CSV of boxes, with coordinates from 0 to 1; with supervision
+            "tags" that of image labels (:func:`.openimages_tags.load_openimages_tags`).
         vocabulary: the dataset's words, found by their keys (MIDs), by name or by spelling; None: the class
             descriptions, in their order, with the parents of the hierarchy.
 
@@ -92,14 +94,16 @@ def load_openimages(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedD
         ValueError: if a column is missing, a line wrong, or a label unknown; the message names file and line.
     """
     check_options(card)
+    if card.supervision == "tags":
+        return load_openimages_tags(card, vocabulary)
     path = card.resolve(card.annotations)
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     report = LoadReport(card.name)
     split = read_split(card)
     boxes = _read_boxes(card, path, split, report)
-    names, parents = _read_classes(card)
-    vocabulary = vocabulary or _vocabulary(card, names or {label: label for label in sorted(boxes.labels)}, parents)
-    classes = _match_labels(card, names, boxes, vocabulary, path)
+    names, parents = read_classes(card)
+    vocabulary = vocabulary or make_vocabulary(card, names or {label: label for label in sorted(boxes.labels)}, parents)
+    classes = match_labels(card, names, dict(zip(boxes.labels, boxes.first_line)), vocabulary, path)
     verified = _read_labels(card, classes, split, report)
     records = _records(card, root, [*boxes.images, *(i for i in verified if i not in boxes.images)], report)
     _add_boxes(card, records, boxes, classes, path, report)
@@ -183,49 +187,6 @@ def _flags(card: DatasetCard, cells: Sequence[str], path: Path, line: int) -> in
             return None
         bits |= (cell == "1") << place
     return bits
-
-
-def _read_classes(card: DatasetCard) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """Label -> name, and label -> labels of its parents; empty where the card does not name the file."""
-    classes, hierarchy = card.file("classes"), card.file("hierarchy")
-    names = unique_names(read_class_names(card, classes)) if classes is not None else {}
-    return names, read_hierarchy(card, hierarchy) if hierarchy is not None else {}
-
-
-def _vocabulary(card: DatasetCard, names: Mapping[str, str], parents: Mapping[str, set[str]]) -> Vocabulary:
-    kept = {label: name for label, name in names.items() if name not in card.ignore and name not in card.aliases}
-    return Vocabulary(
-        name=card.name,
-        names=tuple(kept.values()),
-        keys=tuple(kept),
-        parents=tuple(tuple(kept[p] for p in nearest_words(label, parents, kept)) for label in kept),
-    )
-
-
-def _match_labels(
-    card: DatasetCard, names: Mapping[str, str], boxes: _Boxes, vocabulary: Vocabulary, path: Path
-) -> dict[str, int]:
-    """Label (MID) -> class index, IGNORED or FILTERED; labels without boxes only where the vocabulary has them."""
-    keys = set(vocabulary.keys or ())
-    for label, number in boxes.labels.items() if names else ():
-        if label not in names and label not in keys:
-            complain(
-                f"{card.where}: {path}, line {boxes.first_line[number]}: unknown LabelName {label!r}, "
-                f"{card.files['classes']} does not have it{did_you_mean(label, names, show_all=0)}",
-                "unknown_category",
-            )
-    categories: dict[str, str] = {}
-    for label in dict.fromkeys([*names, *boxes.labels]):
-        name = names.get(label, label)
-        mentioned = next((n for n in (name, label) if n in card.ignore or n in card.aliases), None)
-        name = mentioned or (label if label in keys else name)
-        if mentioned or label in boxes.labels or label in keys or normalize(name) in vocabulary.positions:
-            categories[label] = name
-    examples = {
-        categories[label]: f"{label}, line {boxes.first_line[number]}" for label, number in boxes.labels.items()
-    }
-    found = class_indices(card, list(dict.fromkeys(categories.values())), vocabulary, examples, str(path))
-    return {label: found[name] for label, name in categories.items()}
 
 
 def _read_labels(

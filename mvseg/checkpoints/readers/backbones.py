@@ -28,15 +28,23 @@ CONVNEXTS = {
     ((3, 3, 27, 3), 128): "convnext_base",
     ((3, 3, 27, 3), 192): "convnext_large",
 }
-# (blocks of each stage, channels of the first, heads of the first, window) -> timm's name
+# (blocks of each stage, channels of the first, heads of the first, window) -> MODEL.SWIN.SIZE
 SWINS = {
-    ((2, 2, 6, 2), 96, 3, 7): "swin_tiny_patch4_window7_224",
-    ((2, 2, 18, 2), 96, 3, 7): "swin_small_patch4_window7_224",
-    ((2, 2, 18, 2), 128, 4, 7): "swin_base_patch4_window7_224",
-    ((2, 2, 18, 2), 128, 4, 12): "swin_base_patch4_window12_384",
-    ((2, 2, 18, 2), 192, 6, 7): "swin_large_patch4_window7_224",
-    ((2, 2, 18, 2), 192, 6, 12): "swin_large_patch4_window12_384",
+    ((2, 2, 6, 2), 96, 3, 7): "T",
+    ((2, 2, 18, 2), 96, 3, 7): "S",
+    ((2, 2, 18, 2), 128, 4, 7): "B-22k",
+    ((2, 2, 18, 2), 128, 4, 12): "B-22k-384",
+    ((2, 2, 18, 2), 192, 6, 7): "L-22k",
+    ((2, 2, 18, 2), 192, 6, 12): "L-22k-384",
 }
+
+
+# Without the factor the features of Detic's ConvNeXt differ by 1e-2 of their spread, with it by 3e-6.
+CONVNEXT_DOWNSAMPLE = Rule(
+    r"backbone\.bottom_up\.base\.stages_\d\.downsample\.0\.weight",
+    why="timm 0.5 divided by the unbiased variance",
+    scale=lambda shape: math.sqrt((shape[0] - 1) / shape[0]),
+)
 
 
 def pyramid_backbone(shapes: Shapes) -> Part:
@@ -59,11 +67,8 @@ def pyramid_backbone(shapes: Shapes) -> Part:
     }
     found = next((read for mark, read in kinds.items() if mark in shapes), None)
     if found is None:
-        raise Unrecognised(
-            "no known backbone: its entries are "
-            f"{some([name for name in shapes if name.startswith('backbone.')]) or 'missing (none starts with backbone.)'}; "
-            f"known ones have {', '.join(kinds)}"
-        )
+        there = some([name for name in shapes if name.startswith("backbone.")], 4) or "missing"
+        raise Unrecognised(f"no known backbone: its entries are {there}; known ones have {', '.join(kinds)}")
     return _with_pyramid(found(shapes), shapes)
 
 
@@ -91,7 +96,7 @@ def c4_backbone(shapes: Shapes) -> Part:
             "MODEL.RESNETS.OUT_FEATURES": ["res4"],
         },
         rules=(COUNTER, Rule(r"(backbone\.(stem|res[234])|roi_heads\.res5)\..*")),
-        assumed=("MODEL.RESNETS.STRIDE_IN_1X1 and pixel mean: of MSRA's weights (BGR, stride in the 1x1 convolution)",),
+        assumed=("start from MSRA's weights: BGR, stride in the 1x1 convolution",),
     )
 
 
@@ -118,7 +123,8 @@ def _convnext(shapes: Shapes) -> Part:
     return Part(
         what=f"{name} (timm)",
         config=_timm_config(name, [1, 2, 3]),
-        rules=(Rule(r"backbone\.bottom_up\.base\..*"),),
+        rules=(CONVNEXT_DOWNSAMPLE, Rule(r"backbone\.bottom_up\.base\..*")),
+        assumed=("trained with timm 0.5",),
     )
 
 
@@ -128,28 +134,17 @@ def _swin(shapes: Shapes) -> Part:
     channels = _shape(shapes, f"{base}patch_embed.proj.weight")[0]
     table = _shape(shapes, f"{base}layers.0.blocks.0.attn.relative_position_bias_table")
     window = (math.isqrt(table[0]) + 1) // 2
-    name = _lookup(SWINS, (stages, channels, table[1], window), "Swin with (blocks), channels, heads, window")
-    return Part(what=f"{name} (timm)", config=_timm_config(name, [1, 2, 3]), rules=SWIN_RULES)
-
-
-SWIN_RULES = (
-    Rule(
-        r".*\.attn\.relative_position_index|.*\.attn_mask",
-        None,
-        "an index table that follows from the size of the window",
-    ),
-    *(
-        # timm merges patches at the beginning of a stage, not at the end of the one before it
-        Rule(
-            rf"backbone\.bottom_up\.layers\.{stage}\.downsample\.(.*)",
-            rf"backbone.bottom_up.base.layers_{stage + 1}.downsample.\1",
-        )
-        for stage in range(3)
-    ),
-    Rule(r"backbone\.bottom_up\.layers\.(\d)\.(blocks\..*)", r"backbone.bottom_up.base.layers_\1.\2"),
-    Rule(r"backbone\.bottom_up\.(patch_embed\..*)", r"backbone.bottom_up.base.\1"),
-    Rule(r"backbone\.bottom_up\.norm(\d)\.(weight|bias)", r"backbone.bottom_up.norms.\1.\2"),
-)
+    size = _lookup(SWINS, (stages, channels, table[1], window), "Swin with (blocks), channels, heads, window")
+    # Detectron2's Swin, not timm's: the same names, and the same numbers (mvseg.modeling.backbones.swin_fpn).
+    config = {"MODEL.BACKBONE.NAME": "build_swin_fpn_backbone", "MODEL.SWIN.SIZE": size, **IMAGENET_RGB}
+    return Part(
+        what=f"Swin-{size}",
+        config=config,
+        rules=(
+            Rule(r".*\.attn\.relative_position_index|.*\.attn_mask", None, "follows from the size of windows and map"),
+            Rule(r"backbone\.bottom_up\.(patch_embed|layers|norm[123])\..*"),
+        ),
+    )
 
 
 def _detectron2_resnet(shapes: Shapes) -> Part:
@@ -169,7 +164,7 @@ def _detectron2_resnet(shapes: Shapes) -> Part:
         what=f"ResNet-{depth} (Detectron2), frozen batch normalisation",
         config=config,
         rules=(COUNTER, Rule(r"backbone\.bottom_up\.(stem|res[2345])\..*")),
-        assumed=("MODEL.RESNETS.STRIDE_IN_1X1 and pixel mean: of MSRA's weights (BGR, stride in the 1x1 convolution)",),
+        assumed=("start from MSRA's weights: BGR, stride in the 1x1 convolution",),
     )
 
 
@@ -220,8 +215,8 @@ def _resnet_depth(shapes: Shapes, stages: list[int], bottleneck: bool) -> int:
     if depth is None:
         raise Unrecognised(
             f"a ResNet with {stages} blocks in its stages, {'with' if bottleneck else 'without'} bottlenecks, is not "
-            f"known; known are {', '.join(f'ResNet-{d}: {list(s)}' for (s, _), d in RESNETS.items())}. Where a stage has "
-            "too few blocks, the file is not complete"
+            f"known; known are {', '.join(f'ResNet-{d}: {list(s)}' for (s, _), d in RESNETS.items())}. "
+            "Where a stage has too few blocks, the file is not complete"
         )
     return depth
 

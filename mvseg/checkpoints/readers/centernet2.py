@@ -27,7 +27,7 @@ def read_centernet2(shapes: Shapes) -> list[Part]:
         heads,
         mask_head(shapes),
         Part(
-            what="tested as published for " + ("LVIS" if lvis else "COCO"),
+            what="thresholds of the tests on " + ("LVIS" if lvis else "COCO"),
             config={
                 "MODEL.META_ARCHITECTURE": "MultiDatasetRCNN",
                 "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
@@ -35,6 +35,6 @@ def read_centernet2(shapes: Shapes) -> list[Part]:
                 "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5 if lvis else 0.7,
                 "TEST.DETECTIONS_PER_IMAGE": 300 if lvis else 100,
             },
-            assumed=("region heads read p3 to p7; score and NMS thresholds as published",),
+            assumed=("region heads read p3 to p7; score and NMS thresholds",),
         ),
     ]

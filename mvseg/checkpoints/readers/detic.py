@@ -1,4 +1,4 @@
-"""Files of Detic (Zhou et al. 2022, arXiv 2201.02605): CenterNet2 with a text classifier, and its C4 models for COCO."""
+"""Files of Detic (Zhou et al. 2022, arXiv 2201.02605): CenterNet2 with a text classifier; C4 for COCO."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_detic(shapes: Shapes) -> list[Part]:
         cascade_heads(shapes),
         mask_head(shapes),
         Part(
-            what="tested as published for LVIS",
+            what="thresholds of the tests on LVIS",
             config={
                 "MODEL.META_ARCHITECTURE": "MultiDatasetRCNN",
                 "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
@@ -42,14 +42,14 @@ def read_detic(shapes: Shapes) -> list[Part]:
                 "TEST.DETECTIONS_PER_IMAGE": 300,
             },
             rules=(TEXT_ENCODER,),
-            assumed=("region heads read p3 to p5; score and NMS thresholds as published",),
+            assumed=("region heads read p3 to p5; score and NMS thresholds",),
         ),
     ]
 
 
 def _c4_test() -> Part:
     return Part(
-        what="tested as published for COCO",
+        what="thresholds of the tests on COCO",
         config={
             "MODEL.META_ARCHITECTURE": "MultiDatasetRCNN",
             "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
@@ -57,5 +57,5 @@ def _c4_test() -> Part:
             "TEST.DETECTIONS_PER_IMAGE": 100,
         },
         rules=(TEXT_ENCODER,),
-        assumed=("score and NMS thresholds as published",),
+        assumed=("score and NMS thresholds",),
     )

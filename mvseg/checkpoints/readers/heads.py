@@ -44,7 +44,7 @@ def centernet_proposals(shapes: Shapes) -> Part:
             "MODEL.CENTERNET.NORM": "GN" if normalised else "",
         },
         rules=(Rule(r"proposal_generator\.centernet_head\.(bbox_tower|bbox_pred|agn_hm|scales)\..*"), OLD_BUFFERS),
-        assumed=("MODEL.CENTERNET: thresholds and numbers of proposals as published (mvseg's defaults)",),
+        assumed=("thresholds and numbers of proposals (the defaults of MODEL.CENTERNET)",),
     )
 
 
@@ -74,7 +74,7 @@ def rpn_proposals(shapes: Shapes) -> Part:
             "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
         },
         rules=(Rule(r"proposal_generator\.rpn_head\..*"), OLD_BUFFERS),
-        assumed=("MODEL.RPN: sizes of the anchors are Detectron2's, numbers of proposals as published",),
+        assumed=("sizes of the anchors, numbers of proposals",),
     )
 
 
@@ -127,7 +127,8 @@ def cascade_heads(shapes: Shapes) -> Part:
             **classifier.config,
         },
         rules=(*classifier.rules, rename),
-        assumed=("cascade: IoU thresholds and weights of the box deltas as published", *classifier.assumed),
+        assumed=("IoU thresholds and box weights of the stages", *classifier.assumed),
+        text_width=classifier.text_width,
         text_rows=classifier.text_rows,
         num_columns=classifier.num_columns,
         image_weights=classifier.image_weights,
@@ -154,7 +155,8 @@ def res5_heads(shapes: Shapes) -> Part:
             **classifier.config,
         },
         rules=(*classifier.rules, Rule(r"roi_heads\.box_predictor\..*")),
-        assumed=("MODEL.ROI_BOX_HEAD: pooling as in Detectron2's C4 models", *classifier.assumed),
+        assumed=("pooling of Detectron2's C4 models", *classifier.assumed),
+        text_width=classifier.text_width,
         text_rows=classifier.text_rows,
         num_columns=classifier.num_columns,
         image_weights=classifier.image_weights,
@@ -182,6 +184,7 @@ def text_or_linear_classifier(shapes: Shapes, predictor: str) -> Part:
     federated = counts in shapes
     rules = (
         Rule(r".*\.freq_weight", None, "counts of images, which belong to the words"),
+        Rule(r".*\.prop_score\..*", None, "the branch that compares regions (WSDDN), used only in training"),
         Rule(r".*\.cls_score\.zs_weight", None, "text rows, which belong to the words (saved beside the weights)"),
     )
     if text in shapes:
@@ -197,7 +200,8 @@ def text_or_linear_classifier(shapes: Shapes, predictor: str) -> Part:
             what=f"text classifier, width {shapes[text][0]}",
             config=config,
             rules=rules,
-            assumed=("MODEL.CLASSIFIER: temperature 50, text encoder CLIP ViT-B/32 with prompts 'a {}'",),
+            assumed=('temperature 50, text embeddings of CLIP ViT-B/32 with the prompt "a {}"',),
+            text_width=shapes[text][0],
             text_rows=rows if rows in shapes else "",
             num_columns=shapes[rows][1] - 1 if rows in shapes else None,
             image_weights=counts if federated else "",
@@ -215,7 +219,7 @@ def text_or_linear_classifier(shapes: Shapes, predictor: str) -> Part:
             "MODEL.ROI_HEADS.NUM_CLASSES": columns,
         },
         rules=rules,
-        assumed=() if federated else ("MODEL.CLASSIFIER.LOSS: softmax, as all published ones without image counts",),
+        assumed=() if federated else ("trained with softmax, as it has no image counts",),
         num_columns=columns,
         image_weights=counts if federated else "",
     )
@@ -262,8 +266,8 @@ def _check_stages(shapes: Shapes, stages: int) -> None:
             if entries != found[0]:
                 differ = sorted(set(entries.items()) ^ set(found[0].items()))
                 raise Unrecognised(
-                    f"stage {k} of roi_heads.{part} differs from stage 0 in {some([n for n, _ in differ], 4)}: the file "
-                    "is not complete, or its stages are of different kinds"
+                    f"stage {k} of roi_heads.{part} differs from stage 0 in {some([n for n, _ in differ], 4)}: the "
+                    "file is not complete, or its stages are of different kinds"
                 )
 
 

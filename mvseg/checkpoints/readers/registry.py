@@ -33,12 +33,14 @@ class Rule:
     Args:
         pattern: regular expression of the name in the file.
         name: what the name becomes, with groups as in ``re.Match.expand``; None: the model does without the entry.
-        why: why it does.
+        why: why the model does without the entry, or why its values change.
+        scale: shape of the entry to the factor on its values; None: they stay as they are.
     """
 
     pattern: str
     name: str | None = r"\g<0>"
     why: str = ""
+    scale: Callable[[tuple[int, ...]], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Part:
         config: config keys with dots to their values, as far as the file or the published recipe tells.
         rules: tried in order; the first that matches decides.
         assumed: what no entry of the file tells and the published recipe was asked for, in words.
+        text_width: length D of a text embedding; 0: no text classifier.
         text_rows: name of the entry with the text embeddings, (D, n + 1) with a column of zeros for the background.
         num_columns: number of classes of the file, without background; None: this part has none.
         image_weights: name of the entry with one number for each class that grows with its images; empty: none.
@@ -59,6 +62,7 @@ class Part:
     config: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     assumed: tuple[str, ...] = ()
+    text_width: int = 0
     text_rows: str = ""
     num_columns: int | None = None
     image_weights: str = ""
@@ -72,9 +76,11 @@ class Translation:
         what: the recognised parts in words.
         config: config keys with dots to their values.
         names: name in the file to the name of the model.
+        scales: name in the file to the factor on its values and why, where they change.
         left_over: name in the file to why the model does without it.
         unknown: names in the file that no rule knows.
         assumed: what no entry of the file tells, in words.
+        text_width: length of a text embedding; 0: no text classifier.
         text_rows: name of the entry with the text embeddings; empty: none.
         num_columns: number of classes, without background.
         image_weights: name of the entry with one number for each class that grows with its images; empty: none.
@@ -83,9 +89,11 @@ class Translation:
     what: tuple[str, ...]
     config: Mapping[str, Any]
     names: Mapping[str, str]
+    scales: Mapping[str, tuple[float, str]]
     left_over: Mapping[str, str]
     unknown: tuple[str, ...]
     assumed: tuple[str, ...]
+    text_width: int
     text_rows: str
     num_columns: int
     image_weights: str
@@ -124,8 +132,9 @@ class Reader:
         rules = [(re.compile(rule.pattern), rule) for part in parts for rule in part.rules]
         names: dict[str, str] = {}
         left_over: dict[str, str] = {}
+        scales: dict[str, tuple[float, str]] = {}
         unknown = []
-        for name in shapes:
+        for name, shape in shapes.items():
             match, rule = next(((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(name))), (None, None))
             if match is None or rule is None:
                 unknown.append(name)
@@ -133,6 +142,8 @@ class Reader:
                 left_over[name] = rule.why
             else:
                 names[name] = match.expand(rule.name)
+                if rule.scale is not None:
+                    scales[name] = rule.scale(shape), rule.why
         _check_different(names)
         config: dict[str, Any] = {}
         for part in parts:
@@ -141,9 +152,11 @@ class Reader:
             what=tuple(part.what for part in parts),
             config=config,
             names=names,
+            scales=scales,
             left_over=left_over,
             unknown=tuple(unknown),
             assumed=tuple(text for part in parts for text in part.assumed),
+            text_width=max(part.text_width for part in parts),
             text_rows=next((part.text_rows for part in parts if part.text_rows), ""),
             num_columns=next((part.num_columns for part in parts if part.num_columns is not None), 0),
             image_weights=next((part.image_weights for part in parts if part.image_weights), ""),

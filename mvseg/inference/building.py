@@ -67,6 +67,8 @@ def find_training_words(cfg: CfgNode) -> Exception | None:
     Returns:
         Why they are not on this machine, or None if they are.
     """
+    if cfg.MODEL.CLASSIFIER.NAME == "text" and not (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST):
+        return ValueError("the config names no dataset (DATASETS.TRAIN), so nothing says which words to look for")
     try:
         for place in cfg.DATASETS.CARDS:
             register_cards(place)

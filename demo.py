@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="all detections as one COCO file, masks as RLE")
     add("--contact-sheet", type=Path, metavar="FILE", help="one picture of small pictures")
     add("--show", action="store_true", help="show the frames of a video in a window")
-    parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="config overrides as KEY VALUE pairs")
+    parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: config overrides, KEY VALUE ...")
     args = parser.parse_args(arguments)
     check(parser, args)
     return args
@@ -87,7 +87,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     outputs = (args.output, args.json, args.contact_sheet)
     args.show = args.show or (args.webcam is not None and not any(outputs))
     if not any((*outputs, args.show)):
-        parser.error("give --output, --json or --contact-sheet: where shall the detections go?")
+        parser.error("give --output, --json or --contact-sheet, before --opts: where shall the detections go?")
 
 
 def run(args: argparse.Namespace) -> Summary:

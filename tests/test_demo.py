@@ -187,6 +187,7 @@ def test_mistakes_are_one_clear_line(
     [
         (["--input", "a.png", "--json", "x"], "either --run or --config-file"),
         (["--run", "r", "--json", "x"], "one of --input, --video-input and --webcam"),
+        (["--run", "r", "--input", "a.png", "--opts", "A", "1", "--json", "x"], "before --opts: where shall"),
         (["--run", "r", "--input", "a.png"], "where shall the detections go"),
         (["--run", "r", "--input", "a.png", "--json", "x", "--vocabulary", "custom"], "go together"),
     ],

@@ -34,9 +34,14 @@ def upright(image: Image.Image) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # broken EXIF data raise whatever went wrong in Pillow's reader; the pixels are fine
-        logger.warning("%s: broken EXIF data, shown as stored (%s)", getattr(image, "filename", "image"), error)
+        logger.warning("%s: broken EXIF data, shown as stored (%s)", _name(image), error)
         return image
     return image if turn is None else image.transpose(turn)
+
+
+def _name(image: Image.Image) -> str:
+    file = getattr(image, "fp", None)  # an image that was opened from a stream has no file name of its own
+    return getattr(image, "filename", "") or getattr(file, "name", "") or "image"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

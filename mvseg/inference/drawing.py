@@ -170,6 +170,11 @@ def save_picture(picture: np.ndarray, path: str | Path) -> None:
     Args:
         picture: uint8 RGB, (H, W, 3).
         path: file name; its ending chooses the format.
+
+    Raises:
+        ValueError: if no picture can be written with that ending.
     """
+    if Image.registered_extensions().get(Path(path).suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path}: a picture ends in .jpg, .png, .webp or another ending that Pillow can write")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)

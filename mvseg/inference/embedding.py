@@ -16,6 +16,7 @@ from mvseg.inference.words import AskedWords
 from mvseg.modeling.words import WordEmbedder
 from mvseg.vocabulary import LabelSpace, TextEncoder, Vocabulary
 from mvseg.vocabulary.embedding_files import Provenance, read_provenance
+from mvseg.vocabulary.encoders.base import unread_texts
 from mvseg.vocabulary.suggestions import normalize
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,13 @@ def _encode(asked: AskedWords, embedder: WordEmbedder) -> Vocabulary:
     for word, own in asked.prompts.items():
         sentences = torch.nn.functional.normalize(embedder.encoder.encode(list(own)).float(), dim=1)
         rows[word] = torch.nn.functional.normalize(sentences.mean(0), dim=0)
+    said = [*plain, *(prompt for own in asked.prompts.values() for prompt in own)]
+    if unread := unread_texts(embedder.encoder, said):
+        logger.warning(
+            "The text encoder %s cannot read %s: it does not know the symbols, so what is found for them means nothing",
+            embedder.description,
+            ", ".join(unread[:10]) + (f" and {len(unread) - 10} more" if len(unread) > 10 else ""),
+        )
     return dataclasses.replace(vocabulary, embeddings=torch.stack([rows[word] for word in vocabulary.names]))
 
 

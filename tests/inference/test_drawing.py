@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
@@ -17,6 +18,7 @@ from mvseg.inference.drawing import (
     side_by_side,
 )
 from mvseg.inference.ground_truth import draw_sample
+from mvseg.provider import detectron2_provider
 
 GREY = np.full((40, 60, 3), 100, dtype=np.uint8)
 
@@ -88,3 +90,16 @@ def test_sheets_and_captions(tmp_path):
     assert (captioned(np.zeros((5, 100, 3), dtype=np.uint8), "text")[:16] < 128).any()
     save_picture(picture, tmp_path / "new" / "x.png")
     assert (tmp_path / "new" / "x.png").stat().st_size > 50
+
+
+@pytest.mark.skipif(detectron2_provider() == "installed", reason="an installed Detectron2 draws in its own way")
+def test_a_label_at_the_edge_is_moved_into_the_picture():
+    grey = np.full((200, 200, 3), 100, dtype=np.uint8)
+
+    def dark(box):
+        return (draw_objects(grey, [box], ["red umbrella"], scores=[0.5], height=200) < 60).all(axis=2)
+
+    middle, right = dark([60, 50, 120, 150]), dark([170, 50, 198, 150])
+    above, left = dark([60, -8, 120, 92]), dark([-40, 50, 40, 150])
+    for moved in (right, above, left):  # all of it is there
+        assert abs(int(moved.sum()) - int(middle.sum())) < 0.15 * middle.sum()

@@ -17,8 +17,12 @@ from torchvision.ops import box_iou
 from mvseg.config import load_config
 from mvseg.data.catalog import get_vocabulary, register_dataset, unregister_card
 from mvseg.inference import Predictor
+from mvseg.inference.embedding import embed
+from mvseg.inference.words import parse_words
+from mvseg.modeling.words import WordEmbedder
 from mvseg.vocabulary import Vocabulary, build_text_encoder
 from mvseg.vocabulary.embedding_files import Provenance, save_embeddings
+from mvseg.vocabulary.encoders import CachedTextEncoder
 
 SIZES = [(64, 80), (100, 64), (64, 80), (30, 200), (64, 90), (7, 5), (100, 64), (300, 1), (1, 1)]
 
@@ -258,7 +262,7 @@ def test_unreadable_images_do_not_stop_a_stream(tmp_path: Path, predictor: Predi
     sources = [picture(1), tmp_path / "broken.jpg", tmp_path / "absent.jpg", picture(2)]
     answers = list(predictor.stream(sources))
     assert [answer.instances is None for answer in answers] == [False, True, True, False]
-    assert "broken.jpg: UnidentifiedImageError" in answers[1].error and "does not exist" in answers[2].error
+    assert "broken.jpg: no image" in answers[1].error and "does not exist" in answers[2].error
 
 
 def test_twenty_thousand_words(run: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch):
@@ -275,3 +279,20 @@ def test_twenty_thousand_words(run: Path, predictor: Predictor, monkeypatch: pyt
     finally:
         predictor.batch_size = 1
         predictor.set_vocabulary(None, score_threshold=0.05)
+
+
+def test_words_that_the_encoder_cannot_read_are_named(caplog: pytest.LogCaptureFixture):
+    class Reader:
+        fingerprint = "x"
+
+        def encode(self, texts):
+            return torch.ones(len(texts), 4)
+
+        def unread(self, texts):
+            return [text for text in texts if not text.isascii()]
+
+    embedder = WordEmbedder("minilm", "name")
+    embedder.__dict__["encoder"] = CachedTextEncoder(Reader(), Path("nowhere"))  # asked through the cache
+    embedder.encoder.encode = embedder.encoder.encoder.encode
+    embed(parse_words("cat, 🦊, bus=a 猫|a bus"), None, embedder, 4)
+    assert "minilm cannot read 🦊, a 猫: it" in caplog.text

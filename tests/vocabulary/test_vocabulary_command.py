@@ -292,3 +292,16 @@ def test_module_is_a_command_with_clear_errors(capsys):
     command = [sys.executable, "-m", "mvseg.vocabulary", "inspect", "cat,,dog"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.strip() == "error: word 2 of 3 is empty in 'cat,,dog'"
+
+
+def test_words_that_the_tokenizer_does_not_know_are_named(bert_folder, tmp_path, capsys):
+    main(["embed", "--words", "cat, 🦊, red fox, a 猫", "--encoder", f"huggingface:{bert_folder}",
+          "--out", str(tmp_path / "e.npz")])  # fmt: skip
+    assert "cannot read 2 of the words (🦊, a 猫)" in capsys.readouterr().err
+
+
+def test_one_word_has_no_neighbours_and_may_have_been_a_table(bert_folder, capsys):
+    main(["inspect", "cocoo", "--encoder", f"huggingface:{bert_folder}"])
+    shown = capsys.readouterr()
+    assert "one word has no neighbours" in shown.out and "smallest" not in shown.out
+    assert "'cocoo' is no built-in table or file of names; nearest: coco" in shown.err

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 
 from ..embedding_files import CARRYING, Provenance, check_ending, save_embeddings
+from ..encoders.base import unread_texts
 from ..prompts import embed_vocabulary
 from ..vocabulary import Vocabulary
 from .common import WORDS_HELP, add_encoder_arguments, chosen_prompts, make_encoder, read_words
@@ -43,6 +45,10 @@ def run(args: argparse.Namespace) -> None:
     made = Provenance(args.encoder, encoder.fingerprint, prompts.name, args.average, args.synonyms)
     save_embeddings(args.out, embeddings.to(getattr(torch, args.dtype)), words.names, made)
     print(f"{args.out}: {len(words)} words, width {embeddings.shape[1]}, {args.dtype}{_closest(embedded)}")
+    if unread := unread_texts(encoder, words.names):
+        some = f"{len(unread)} of the words ({', '.join(unread[:5])})"
+        why = "its tokenizer does not know their symbols, so their rows mean nothing"
+        print(f"warning: {args.encoder} cannot read {some}: {why}", file=sys.stderr)
     if not args.out.endswith(CARRYING):
         print("A .npy file holds no words: keep the list with it, its order is that of the rows.")
 

@@ -135,13 +135,14 @@ def confusions(vocabulary: Vocabulary, encoder: TextEncoder, templates: Sequence
 def _print_similarity(vocabulary: Vocabulary, top: int, threshold: float) -> None:
     assert vocabulary.embeddings is not None  # the caller has checked
     units = unit_rows(vocabulary.embeddings)
+    if len(vocabulary) < 2:
+        print(f"embeddings of width {units.shape[1]}; one word has no neighbours")
+        return
     limits = similarity_range(units)
     print(
         f"embeddings of width {units.shape[1]}; cosine of two words: smallest {limits.minimum:.2f}, "
         f"mean {limits.mean:.2f}, largest {limits.maximum:.2f}"
     )
-    if len(vocabulary) < 2:
-        return
     same, alike = count_pairs(vocabulary, SAME), count_pairs(vocabulary, threshold)
     pairs = closest_pairs(vocabulary, max(min(same, 10 * top) + top, 1))
     if same:

@@ -65,6 +65,22 @@ class ImageEncoder(Protocol):
         ...
 
 
+def unread_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[str]:
+    """Find texts that an encoder cannot read, such as emoji that its tokenizer does not know.
+
+    Args:
+        encoder: the encoder, also within a cache; one that has no method ``unread`` can read everything.
+        texts: n texts.
+
+    Returns:
+        Those texts.
+    """
+    inner: Any = encoder
+    while hasattr(inner, "encoder"):
+        inner = inner.encoder
+    return inner.unread(texts) if hasattr(inner, "unread") else []
+
+
 def batches(items: Sequence[Item], size: int, what: str = "sentence") -> Iterator[list[Item]]:
     """Cut a list into batches.
 

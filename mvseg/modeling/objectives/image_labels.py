@@ -79,7 +79,13 @@ def _best(values: Tensor, table: Tensor, fallback: Tensor) -> Tensor:
     return found.where(found >= 0, fallback[:, 0])
 
 
-def label_rows(positions: Tensor, columns: int, positives: Tensor | None = None, background: bool = False) -> Tensor:
+def label_rows(
+    positions: Tensor,
+    columns: int,
+    positives: Tensor | None = None,
+    background: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Make the targets of the terms.
 
     Args:
@@ -87,13 +93,15 @@ def label_rows(positions: Tensor, columns: int, positives: Tensor | None = None,
         columns: number k of computed columns.
         positives: (T, k) bool, further true columns; None means none.
         background: append a column for the background, never true.
+        dtype: of the result.
 
     Returns:
-        (T, k) float32 of zeros and ones, (T, k + 1) with background.
+        (T, k) float of zeros and ones, (T, k + 1) with background.
 
     Source: our own derivation.
     """
-    targets = torch.zeros((len(positions), columns), device=positions.device).scatter_(1, positions[:, None], 1.0)
+    targets = torch.zeros((len(positions), columns), dtype=dtype, device=positions.device)
+    targets = targets.scatter_(1, positions[:, None], 1.0)
     if positives is not None:
         targets = torch.maximum(targets, positives.to(targets.dtype))
     return F.pad(targets, (0, 1)) if background else targets

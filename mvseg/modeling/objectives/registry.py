@@ -371,6 +371,8 @@ def chosen_objectives(cfg: Any) -> dict[str, str]:
         OBJECTIVES.get(name, kind if kind in LOSS_KEYS else None, key)
         if name in OBJECTIVES.names(kind):
             chosen[kind] = name
+    if not set(chosen) - set(LOSS_KEYS):
+        OBJECTIVES.get(functools.reduce(getattr, DEFAULT_KEY.split("."), cfg), "boxes", DEFAULT_KEY)
     return chosen
 
 

@@ -200,7 +200,8 @@ class ImageLabelObjective(RegionObjective):
         known = self.num_classes if columns is None else len(columns)
         background = logits.shape[1] > known
         positions = column_targets(targets.classes, columns, self.num_classes)
-        wanted = label_rows(positions, known, targets.positives_of(columns), background)
+        precise = torch.promote_types(logits.dtype, torch.float32)
+        wanted = label_rows(positions, known, targets.positives_of(columns), background, precise)
         scope = targets.scope_of(columns)
         if scope is not None and background:
             scope = F.pad(scope, (0, 1), value=True)

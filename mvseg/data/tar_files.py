@@ -1,7 +1,7 @@
 """Images inside uncompressed tar files: addresses that any reader can open, and their bytes by random access.
 
-An address ``tar://FOLDER/0001.tar@1536+20480/dogs/7.jpg`` says where the member's bytes start and how many there are. Detectron2's
-``PathManager`` opens it, and with it every mapper that reads its images with Detectron2's functions.
+An address ``tar://FOLDER/0001.tar@1536+20480/dogs/7.jpg`` says where the member's bytes start and how many there are.
+Detectron2's ``PathManager`` opens it, and with it every mapper that reads its images with Detectron2's functions.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def read_member(url: str) -> bytes:
         TarMemberError: if there is another member, or none, at this place, or the file ends before it does.
     """
     member = parse_member(url)
-    data = _open_tar(member.file).read(member.size + BLOCK, member.offset - BLOCK)
+    start = member.offset - BLOCK
+    data = _open_tar(member.file).read(member.size + BLOCK, start) if start >= 0 else b""
     if len(data) < member.size + BLOCK:
         raise TarMemberError(f"{member.file} ends inside {member.name}: {_ADVICE}")
     _check_header(member, data[:BLOCK])
@@ -148,7 +149,7 @@ class _Tar:
 
     def read(self, size: int, offset: int) -> bytes:
         # No common position: threads, and processes that inherited the file, do not disturb one another.
-        return os.pread(self.fd, size, max(offset, 0))
+        return os.pread(self.fd, size, offset)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -180,7 +181,7 @@ class _Bytes(io.BytesIO):
     name = ""
 
 
-class TarMemberHandler(PathHandler):  # type: ignore[misc]
+class TarMemberHandler(PathHandler):
     """Lets Detectron2's ``PathManager`` open addresses in tar files."""
 
     def _get_supported_prefixes(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Region heads; importing this package registers them."""
 
 from mvseg.modeling.roi_heads.cascade import MultiDatasetCascadeROIHeads
+from mvseg.modeling.roi_heads.res5 import MultiDatasetRes5ROIHeads
 
-__all__ = ["MultiDatasetCascadeROIHeads"]
+__all__ = ["MultiDatasetCascadeROIHeads", "MultiDatasetRes5ROIHeads"]

@@ -87,7 +87,7 @@ def check_results_of_each_dataset(results) -> None:
 
 @pytest.mark.slow
 def test_quickstart_learns(draw, tmp_path):
-    draw(WORLD, 400, 100, 128)
+    draw(WORLD, 500, 100, 160)
     run(tmp_path / "out", False)
     results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert results["world_coco_val"]["bbox"]["AP50"] > 50

@@ -9,12 +9,27 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
+from torchvision.ops import nms
 
 from mvseg.data.reading import read_image
 from mvseg.inference.drawing import draw_annotations, draw_predictions, save_picture, sheet, side_by_side
 
 logger = logging.getLogger(__name__)
+
+
+def best_of_overlapping(instances: Instances, overlap: float = 0.6) -> Instances:
+    """Keep the best word where several lie on one object; a picture with all of them cannot be read.
+
+    Args:
+        instances: ``pred_boxes`` of N detections, (N, 4) in pixels, and ``scores`` (N,), of all classes.
+        overlap: intersection over union above which the lower score is dropped, whatever its class.
+
+    Returns:
+        The detections that stay, best first.
+    """
+    return instances[nms(instances.pred_boxes.tensor.float(), instances.scores.float(), overlap)]
 
 
 class PictureEvaluator(DatasetEvaluator):
@@ -56,7 +71,8 @@ class PictureEvaluator(DatasetEvaluator):
                 continue
             image = read_image(record["file_name"], "RGB")
             left = draw_annotations(image, record, self.names, self.height)
-            right = draw_predictions(image, answer["instances"], self.names, self.threshold, self.height)
+            best = best_of_overlapping(answer["instances"])
+            right = draw_predictions(image, best, self.names, self.threshold, self.height)
             self.drawn[given["image_id"]] = side_by_side(
                 left, right, f"{Path(record['file_name']).name}: annotations", f"predictions, score >= {self.threshold}"
             )

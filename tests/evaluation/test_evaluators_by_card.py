@@ -17,6 +17,7 @@ from mvseg.data import get_records, register_dataset
 from mvseg.data.catalog import get_card, unregister_card
 from mvseg.evaluation import PerClassLVISEvaluator, PictureEvaluator, build_evaluator, evaluate_dataset, vocabulary_of
 from mvseg.evaluation.evaluators import EVALUATORS, register_evaluator
+from mvseg.evaluation.pictures import best_of_overlapping
 
 WORDS = ("ant", "bee", "cow")
 BOXES = {1: [(1, [4, 4, 20, 20])], 2: [(2, [10, 10, 20, 12]), (1, [30, 30, 10, 10])]}  # image -> (category, xywh)
@@ -188,3 +189,11 @@ def test_annotations_left_by_an_earlier_run_are_not_used_again(sets, tmp_path):
         names = {category["id"]: category["name"] for category in content["categories"]}
         found = [names[annotation["category_id"]] for annotation in content["annotations"]]
         assert found == [words[0], words[1], words[0]]
+
+
+def test_a_picture_shows_the_best_word_of_an_object():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 5]])
+    found = Instances((40, 40), pred_boxes=Boxes(boxes), scores=torch.tensor([0.5, 0.9, 0.4, 0.6]))
+    found.pred_classes = torch.tensor([0, 1, 0, 2])
+    kept = best_of_overlapping(found)  # overlaps with the best: 0.9 (dropped), none, 5/9 (another object)
+    assert kept.pred_classes.tolist() == [1, 2, 0] and kept.scores.tolist() == pytest.approx([0.9, 0.6, 0.4])

@@ -103,11 +103,13 @@ def compare(
         value, own = file.weights[source], expected[target]
         if value.shape != own.shape:
             wrong.append(f"{source} {tuple(value.shape)}, the model's {target} is {tuple(own.shape)}")
+        elif target.endswith("relative_position_index") and not torch.equal(value, own):
+            wrong.append(f"{source}, whose places in a window are numbered otherwise")
         factor, _ = translation.scales.get(source, (1.0, ""))
         found[target] = value.to(own.dtype) if factor == 1.0 else (value.double() * factor).to(own.dtype)
     missing = [name for name in expected if name not in found and not COMPUTED.fullmatch(name)]
     complaints = {
-        f"{len(wrong)} have another shape": wrong,
+        f"{len(wrong)} have another shape or order": wrong,
         f"{len(missing)} of the model are missing in the file": [] if partial else missing,
         f"{len(homeless)} have no place in the model": [] if partial else homeless,
         f"{len(translation.unknown)} are of no known kind": [] if partial else list(translation.unknown),

@@ -141,7 +141,7 @@ def _swin(shapes: Shapes) -> Part:
         what=f"Swin-{size}",
         config=config,
         rules=(
-            Rule(r".*\.attn\.relative_position_index|.*\.attn_mask", None, "follows from the size of windows and map"),
+            Rule(r".*\.attn_mask", None, "a mask that follows from the size of the map"),
             Rule(r"backbone\.bottom_up\.(patch_embed|layers|norm[123])\..*"),
         ),
     )

@@ -69,7 +69,7 @@ def rpn_proposals(shapes: Shapes) -> Part:
     return Part(
         what="RPN, 15 anchors",
         config={
-            "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+            "MODEL.PROPOSAL_GENERATOR.NAME": "MultiDatasetRPN",
             "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
             "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
         },

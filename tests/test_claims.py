@@ -103,6 +103,32 @@ def test_a_changed_config_makes_new_runs_and_only_those_that_change(lab):
     assert len(lab.calls()) == 5
 
 
+START = {"SOLVER.BASE_LR": 0.5}
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_arms_go_on_from_one_start_for_each_seed(lab, capsys, jobs):
+    assert lab("--seeds", "1,2", "--jobs", jobs, start=START) == 0
+    calls = lab.calls()
+    assert len(calls) == 6 and sum("MODEL.WEIGHTS" not in call for call in calls) == 2
+    for seed in (1, 2):
+        (weights,) = lab.folder.glob(f"runs/start-seed{seed}-*/model_final.pth")
+        own = [call for call in calls if f"SEED {seed} " in call and "BASE_LR 0.5" not in call]
+        assert len(own) == 2 and all(f"MODEL.WEIGHTS {weights} " in call for call in own)
+    table = [cells(line) for line in capsys.readouterr().out.splitlines()]
+    assert any(row[:3] == ["start", "2", "51.5 (51.0 to 52.0)"] for row in table)
+    assert not any(row and row[0].startswith("start -") for row in table)
+    assert lab("--seeds", "1,2", start=START) == 0 and len(lab.calls()) == 6
+    assert lab("--seeds", "1", "--only", "low", start={"SOLVER.BASE_LR": 0.4}) == 0  # another start: the arm anew
+    assert len(lab.calls()) == 8 and "all arms go on from" in (lab.folder / "test_claim.md").read_text()
+
+
+def test_nothing_goes_on_from_a_start_that_failed(lab, capsys):
+    assert lab("--seeds", "1", start={"SOLVER.BASE_LR": 0.666}) == 1
+    assert len(lab.calls()) == 1 and "goes on from has failed" in (lab.folder / "test_claim.md").read_text()
+    assert lab(start={"runs": {}}) == 2 and "start is one training" in capsys.readouterr().err
+
+
 def test_seeds_arms_and_jobs_can_be_chosen(lab, capsys):
     assert lab("--only", "high", "--seeds", "7,8", "--jobs", "2") == 0
     assert len(lab.calls()) == 2 and all("SOLVER.BASE_LR 0.3" in call for call in lab.calls())

@@ -48,7 +48,7 @@ def list_claims() -> str:
     lines = []
     for name in claim_names():
         claim = load_claim(name)
-        runs = len(claim.seeds) * sum(len(arm.get("runs", [""])) for arm in claim.arms.values())
+        runs = len(claim.seeds) * (sum(len(arm.get("runs", [""])) for arm in claim.arms.values()) + bool(claim.start))
         lines += [f"{name}: {claim.question}", f"    arms {', '.join(claim.arms)}; {runs} trainings of {claim.config}"]
     return "\n".join(lines)
 

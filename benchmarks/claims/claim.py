@@ -17,7 +17,8 @@ from mvseg.vocabulary import did_you_mean
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
-FIELDS = ("question", "config", "arms", "metrics", "seeds", "overrides", "baseline", "command")
+FIELDS = ("question", "config", "arms", "metrics", "seeds", "overrides", "start", "baseline", "command")
+START = "start"  # arm of the trainings that all arms of a seed go on from
 KEY_LENGTH = 10  # characters of a run's key in the name of its folder
 
 
@@ -30,7 +31,8 @@ class Run:
         part: name of the training within an arm that has several, else empty.
         seed: the seed.
         overrides: config key to value, over the claim's config.
-        key: hash of everything that decides the result: the resolved config and the command.
+        key: hash of everything that decides the result: the resolved config, the command and the start.
+        start: the training whose final weights it goes on from; None if it begins as its config says.
     """
 
     arm: str
@@ -38,6 +40,7 @@ class Run:
     seed: int
     overrides: Mapping[str, Any]
     key: str
+    start: Run | None = None
 
     @property
     def name(self) -> str:
@@ -70,7 +73,8 @@ class Claim:
         arms: name to the overrides of that arm; an arm may hold several trainings under ``runs``.
         metrics: numbers to compare, as "test set/task/metric".
         seeds: seeds of every arm.
-        overrides: overrides of all arms.
+        overrides: overrides of all arms, and of the start.
+        start: overrides of one training for each seed that all arms go on from; None: they start as the config says.
         baseline: the arm that the others are compared with.
         command: the trainer, without options.
     """
@@ -82,6 +86,7 @@ class Claim:
     metrics: tuple[str, ...]
     seeds: tuple[int, ...]
     overrides: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] | None = None
     baseline: str = ""
     command: tuple[str, ...] = ("python", "train_net.py")
 
@@ -102,7 +107,7 @@ class Claim:
             only: names of arms; empty: all.
 
         Returns:
-            The runs.
+            The runs, the start of a seed before its arms.
 
         Raises:
             ValueError: if there is no such arm.
@@ -112,18 +117,20 @@ class Claim:
                 raise ValueError(f"claim {self.name!r} has no arm {name!r}{did_you_mean(name, self.arms)}")
         found = []
         for seed in seeds or self.seeds:
+            start = None if self.start is None else self._run(START, "", seed, self.start)
+            found += [] if start is None else [start]
             for arm in only or self.arms:
                 own = dict(self.arms[arm])
                 parts = own.pop("runs", {"": {}})
-                found += [self._run(arm, part, seed, {**own, **extra}) for part, extra in parts.items()]
+                found += [self._run(arm, part, seed, {**own, **extra}, start) for part, extra in parts.items()]
         return found
 
-    def _run(self, arm: str, part: str, seed: int, own: Mapping[str, Any]) -> Run:
+    def _run(self, arm: str, part: str, seed: int, own: Mapping[str, Any], start: Run | None = None) -> Run:
         overrides = {**self.overrides, **own, "SEED": seed}
         cfg = load_config(self.config_path, as_options(overrides))
         cfg.OUTPUT_DIR = ""
-        decides = json.dumps([cfg.dump(), self.command])
-        return Run(arm, part, seed, overrides, hashlib.sha256(decides.encode()).hexdigest())
+        decides = json.dumps([cfg.dump(), self.command, *([] if start is None else [start.key])])
+        return Run(arm, part, seed, overrides, hashlib.sha256(decides.encode()).hexdigest(), start)
 
 
 def as_options(overrides: Mapping[str, Any]) -> list[str]:
@@ -183,6 +190,9 @@ def _make_claim(path: Path, fields: Mapping[str, Any]) -> Claim:
     baseline = str(fields.get("baseline") or next(iter(arms)))
     if baseline not in arms:
         raise ValueError(f"{path}: the baseline {baseline!r} is no arm{did_you_mean(baseline, arms)}")
+    start = fields.get("start")
+    if start is not None and (START in arms or not isinstance(start, dict) or {"runs", "MODEL.WEIGHTS"} & set(start)):
+        raise ValueError(f"{path}: start is one training, a mapping of overrides without weights; no arm is called so")
     for metric in fields["metrics"]:
         if metric.count("/") != 2:
             raise ValueError(f"{path}: metric {metric!r}: write test set/task/metric, such as coco_2017_val/bbox/AP50")
@@ -194,6 +204,7 @@ def _make_claim(path: Path, fields: Mapping[str, Any]) -> Claim:
         metrics=tuple(fields["metrics"]),
         seeds=tuple(fields.get("seeds") or (1, 2, 3)),
         overrides=dict(fields.get("overrides") or {}),
+        start=start,
         baseline=baseline,
         command=tuple(fields.get("command") or ("python", "train_net.py")),
     )

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,22 +108,31 @@ class Workshop:
             runs: the runs.
 
         Returns:
-            One outcome for each, in their order. An arm's other seeds are not started after one of them has failed.
+            One outcome for each, in their order. An arm's other seeds are not started after one of them has failed,
+            nor is what goes on from a failed start.
         """
         total = len(runs)
+        by_key: dict[str, Future[Outcome]] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                futures = [pool.submit(self._one, run, f"[{i}/{total}]") for i, run in enumerate(runs, start=1)]
+                futures = []
+                for i, run in enumerate(runs, start=1):
+                    # A start stands before what goes on from it, so a thread has taken it when another waits for it.
+                    before = None if run.start is None else by_key[run.start.key]
+                    futures.append(pool.submit(self._one, run, f"[{i}/{total}]", before))
+                    by_key[run.key] = futures[-1]
                 return [future.result() for future in futures]
             except BaseException:
                 self._stop()
                 raise
 
-    def _one(self, run: Run, number: str) -> Outcome:
+    def _one(self, run: Run, number: str, before: Future[Outcome] | None = None) -> Outcome:
         known = self.known(run)
         if known is not None:
             self.say(f"{number} {run.title}: done before, {self._shown(known)}")
             return known
+        if before is not None and not before.result().done:
+            return Outcome(run, None, "not started: the training that it goes on from has failed")
         if run.arm in self._failed or self._stopping:
             return Outcome(run, None, f"not started: arm {run.arm!r} has failed with another seed")
         self.say(f"{number} {run.title}: started, {self.place(run)}")
@@ -144,7 +153,8 @@ class Workshop:
         place = self.place(run)
         place.mkdir(parents=True, exist_ok=True)
         program = [sys.executable if part == "python" else part for part in self.claim.command]
-        options = as_options({**run.overrides, "OUTPUT_DIR": str(place)})
+        weights = {} if run.start is None else {"MODEL.WEIGHTS": str(self.place(run.start) / "model_final.pth")}
+        options = as_options({**run.overrides, **weights, "OUTPUT_DIR": str(place)})
         # --resume starts anew where there is no checkpoint, and goes on where a killed run has left one.
         command = [*program, "--config-file", str(self.claim.config_path), "--resume", *options]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

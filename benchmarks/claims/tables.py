@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from mvseg.checkpoints import atomic_file
 
-from .claim import Claim
+from .claim import START, Claim
 from .runs import Outcome
 
 
@@ -102,7 +102,7 @@ def difference_table(claim: Claim, outcomes: Sequence[Outcome], style: str = "si
             base = values_by_seed(outcomes, claim.baseline, metric)
             own = values_by_seed(outcomes, arm, metric)
             pairs = [own[seed] - base[seed] for seed in own if seed in base]
-            if arm == claim.baseline or not pairs:
+            if arm in (claim.baseline, START) or not pairs:
                 continue
             wins, losses = sum(d > 0 for d in pairs), sum(d < 0 for d in pairs)
             mean = sum(pairs) / len(pairs)
@@ -132,7 +132,7 @@ def hint(outcomes: Sequence[Outcome]) -> str:
 
 def _arms(claim: Claim, outcomes: Sequence[Outcome]) -> list[str]:
     tried = {outcome.run.arm for outcome in outcomes}
-    return [arm for arm in claim.arms if arm in tried]
+    return [arm for arm in (START, *claim.arms) if arm in tried]
 
 
 def write_tables(claim: Claim, outcomes: Sequence[Outcome], folder: Path) -> tuple[Path, Path]:
@@ -154,7 +154,8 @@ def write_tables(claim: Claim, outcomes: Sequence[Outcome], folder: Path) -> tup
         f"# {claim.name}", "", claim.question, "", arm_table(claim, outcomes, "pipe"), "",
         difference_table(claim, outcomes, "pipe"), "", "Mean and range over the seeds. " + hint(outcomes), "",
         f"- config: `{claim.config}`" + (f" with `{claim.overrides}`" if claim.overrides else ""),
-        *(f"- arm {arm}: `{claim.arms[arm]}`" for arm in _arms(claim, outcomes)),
+        *(f"- arm {arm}: `{overrides}`" for arm, overrides in claim.arms.items() if arm in _arms(claim, outcomes)),
+        *([f"- all arms go on from one training for each seed: `{claim.start}`"] if claim.start else []),
         f"- code: {', '.join(facts['code'])}", f"- machine: {', '.join(facts['machine'])}",
         f"- date: {dates[0]} to {dates[-1]}" if dates else "- no run is done",
         *(f"- {o.run.title}: {o.error.splitlines()[0]}" for o in outcomes if o.error), "",

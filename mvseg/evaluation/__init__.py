@@ -5,12 +5,14 @@ from mvseg.evaluation.lvis import PerClassLVISEvaluator
 from mvseg.evaluation.openimages import OpenImagesEvaluator
 from mvseg.evaluation.pictures import PictureEvaluator
 from mvseg.evaluation.run import evaluate_dataset, unwrap, vocabulary_of
+from mvseg.evaluation.split import SplitCOCOEvaluator
 from mvseg.evaluation.summary import overall, summary_table, write_per_class, write_results
 
 __all__ = [
     "OpenImagesEvaluator",
     "PerClassLVISEvaluator",
     "PictureEvaluator",
+    "SplitCOCOEvaluator",
     "build_evaluator",
     "evaluate_dataset",
     "overall",

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, DatasetEvaluator, SemSegEvaluator
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator, SemSegEvaluator
 
 from mvseg.data import card as cards
 from mvseg.data.catalog import get_card, get_records
 from mvseg.data.label_maps import read_semantic
 from mvseg.evaluation.lvis import PerClassLVISEvaluator
 from mvseg.evaluation.openimages import OpenImagesEvaluator
+from mvseg.evaluation.split import SplitCOCOEvaluator
 from mvseg.vocabulary import did_you_mean
 
 # (dataset name, tasks such as ("bbox", "segm"), folder for the predictions or None) -> evaluator
@@ -94,7 +95,7 @@ def _panoptic(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetE
 
 # allow_cached_coco=False: annotations that an earlier run left in the folder may be those of other data.
 register_evaluator(
-    "coco", lambda name, tasks, folder: COCOEvaluator(name, tasks, output_dir=folder, allow_cached_coco=False)
+    "coco", lambda name, tasks, folder: SplitCOCOEvaluator(name, tasks, output_dir=folder, allow_cached_coco=False)
 )
 register_evaluator("lvis", lambda name, tasks, folder: PerClassLVISEvaluator(name, tasks, output_dir=folder))
 register_evaluator("openimages", _open_images)

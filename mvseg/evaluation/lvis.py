@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import LVISEvaluator
 
+from mvseg.evaluation.split import novel_classes, split_mean
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
@@ -51,10 +53,9 @@ class PerClassLVISEvaluator(LVISEvaluator):
             return
         names = dict(zip(to_dataset, self._metadata.thing_classes))
         classes = [(to_dataset[i], names[i]) for i in sorted(names)]
+        options = {"novel": novel_classes(self._metadata.name), "max_detections": self._max_dets_per_image or 300}
         for task in sorted(tasks):
-            self._results[task] = lvis_metrics(
-                self._lvis_api, results, task, classes, max_detections=self._max_dets_per_image or 300
-            )
+            self._results[task] = lvis_metrics(self._lvis_api, results, task, classes, **options)
 
 
 def lvis_metrics(
@@ -63,6 +64,7 @@ def lvis_metrics(
     task: str,
     classes: Sequence[tuple[int, str]],
     max_detections: int = 300,
+    novel: Sequence[bool] = (),
 ) -> dict[str, float]:
     """Evaluate detections on LVIS annotations with the lvis package.
 
@@ -72,14 +74,17 @@ def lvis_metrics(
         task: "bbox" or "segm".
         classes: (category id, name) of every class.
         max_detections: detections per image that count.
+        novel: for every class whether it is novel, or empty.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl, APr, APc, APf and "AP-<class>" in percent; nan where there is nothing to find.
+        AP, AP50, AP75, APs, APm, APl, APr, APc, APf, with novel classes AP50-base and AP50-novel, and "AP-<class>" in
+        percent; nan where there is nothing to find.
     """
     from lvis import LVISEval, LVISResults
 
     if not results:
-        return dict.fromkeys(METRICS, 0.0) | {f"AP-{name}": 0.0 for _, name in classes}
+        nothing = split_mean([0.0] * len(classes), novel)
+        return dict.fromkeys(METRICS, 0.0) | nothing | {f"AP-{name}": 0.0 for _, name in classes}
     # With a box in the result the package would take areas and sizes from it, also for masks.
     dropped = {"bbox"} if task == "segm" else set()
     kept = [{k: v for k, v in copy.copy(result).items() if k not in dropped} for result in results]
@@ -92,11 +97,15 @@ def lvis_metrics(
     precision = evaluation.eval["precision"][:, :, :, 0]
     column = {category: k for k, category in enumerate(evaluation.params.cat_ids)}
     metrics = {name: _percent(found[name]) for name in METRICS}
-    for category, name in classes:
-        values = precision[:, :, column[category]] if category in column else np.empty(0)
-        values = values[values > -1]
-        metrics[f"AP-{name}"] = float(100 * values.mean()) if values.size else float("nan")
-    return metrics
+    values = [precision[:, :, column[c]] if c in column else np.empty((1, 0)) for c, _ in classes]
+    metrics |= split_mean([_mean(value[:1]) for value in values], novel)
+    return metrics | {f"AP-{name}": _mean(value) for (_, name), value in zip(classes, values)}
+
+
+def _mean(precision: np.ndarray) -> float:
+    """Mean in percent of what is known (-1: it is not)."""
+    known = precision[precision > -1]
+    return float(100 * known.mean()) if known.size else float("nan")
 
 
 def _percent(value: float) -> float:

@@ -23,6 +23,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from mvseg.data.catalog import get_records, get_vocabulary
+from mvseg.evaluation.split import novel_classes, split_mean
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +265,7 @@ class OpenImagesEvaluator(DatasetEvaluator):
     def __init__(
         self, name: str, output_dir: str | None = None, expand_hierarchy: bool = True, expand_detections: bool = False
     ) -> None:
+        self.name = name
         self.records = get_records(name)
         self.names = get_vocabulary(name, embeddings=False).names
         self.ancestors: list[list[int]] = MetadataCatalog.get(name).get("ancestors") or [[] for _ in self.names]
@@ -299,8 +301,8 @@ class OpenImagesEvaluator(DatasetEvaluator):
         """Compare the detections of all processes with the annotations.
 
         Returns:
-            ``{"bbox": {"AP50", "AP-<class>", ...}}`` in percent, nan for classes without a box; None on other processes
-            than the main one.
+            ``{"bbox": {"AP50", "AP-<class>", ...}}`` in percent, with novel classes AP50-base and AP50-novel too, nan
+            for classes without a box; None on other processes than the main one.
         """
         parts = comm.gather(self._found)
         if not comm.is_main_process():
@@ -320,6 +322,7 @@ class OpenImagesEvaluator(DatasetEvaluator):
         values = 100 * open_images_ap(truth, detections, len(self.names))
         known = values[~np.isnan(values)]
         results = {"AP50": float(known.mean()) if len(known) else float("nan")}
+        results.update(split_mean(values.tolist(), novel_classes(self.name)))
         results.update({f"AP-{name}": float(value) for name, value in zip(self.names, values, strict=True)})
         logger.info("Open Images AP50 of %d classes with boxes: %.3f", len(known), results["AP50"])
         return {"bbox": results}

@@ -32,7 +32,11 @@ ImageHook = Callable[[dict[str, Any], Mapping[str, Any], Mapping[int, int]], Non
 COCO_PARTS = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
-@register_format("coco", supervision=("boxes", "masks"))
+ONLY_ANNOTATED = "only_annotated"
+OPTIONS = {ONLY_ANNOTATED: "leave out images without an annotation that is kept, also from evaluation (true or false)"}
+
+
+@register_format("coco", supervision=("boxes", "masks"), options=OPTIONS)
 def load_coco(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDataset:
     """Read a COCO instances file.
 
@@ -84,11 +88,21 @@ def load_coco_like(
                 finish_image(records[image["id"]], image, classes)
     result = list(records.values())
     check_images(card, result)
+    if _only_annotated(card):
+        result = [record for record in result if record["annotations"]]
+        report.add("unannotated_images", len(records) - len(result))
     count_images(result, report)
     same_ids = {v: k for k, v in classes.items() if v >= 0} == dict(enumerate(vocabulary.ids))
-    whole = len(classes) == len(vocabulary) and card.split is None
+    whole = len(classes) == len(vocabulary) and card.split is None and len(result) == len(tree["images"])
     usable = same_ids and whole and _has_fields_of_evaluation(card, tree["annotations"])
     return LoadedDataset(result, vocabulary, report, file_is_ground_truth=usable)
+
+
+def _only_annotated(card: DatasetCard) -> bool:
+    value = card.options.get(ONLY_ANNOTATED, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{card.where}: options.{ONLY_ANNOTATED} is true or false, not {value!r}")
+    return value
 
 
 def read_coco_json(

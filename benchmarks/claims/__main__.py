@@ -48,7 +48,9 @@ def list_claims() -> str:
     lines = []
     for name in claim_names():
         claim = load_claim(name)
-        runs = len(claim.seeds) * (sum(len(arm.get("runs", [""])) for arm in claim.arms.values()) + bool(claim.start))
+        runs = len(claim.seeds) * (
+            sum(len(arm.get("runs", [""])) for arm in claim.arms.values()) + (claim.start is not None)
+        )
         lines += [f"{name}: {claim.question}", f"    arms {', '.join(claim.arms)}; {runs} trainings of {claim.config}"]
     return "\n".join(lines)
 

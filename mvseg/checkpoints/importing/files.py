@@ -109,13 +109,16 @@ def write_import(
     config = {"MODEL.WEIGHTS": target.name, **translation.config}
     written = [config_file]
     if words is not None:
-        name = f"words_of_{target.stem}"
+        name = f"words_of_{target.stem}_{passport['sha256'][:8]}"
         config |= {"DATASETS.CARDS": [card_file.name], "DATASETS.TRAIN": [name]}
         if rows is not None:
             save_embeddings(table, rows, words.names)
             written.append(table)
         about = f"# The words that {target.name} was trained with; no images belong to this card.\n"
-        _write_text(card_file, about + _card(name, words, table.name if rows is not None else ""))
+        _write_text(
+            card_file,
+            about + _card(name, words, table.name if rows is not None else "", bool(config.get("MODEL.MASK_ON"))),
+        )
         written.append(card_file)
     head = [f"# {passport['source']}, read by: python -m mvseg.checkpoints {passport['reader']}"]
     head += [f"# sha256 {passport['sha256']}"]
@@ -128,13 +131,14 @@ def write_import(
     return (target, *written)
 
 
-def _card(name: str, words: Vocabulary, embeddings: str) -> str:
+def _card(name: str, words: Vocabulary, embeddings: str, masks: bool) -> str:
     known = words.name in builtin_tables() and Vocabulary.from_table(words.name).names == words.names
     fields: dict[str, Any] = {
         "name": name,
         "format": "coco",
         "image_root": "none",
         "annotations": "none.json",
+        "supervision": "masks" if masks else "boxes",
         "vocabulary": words.name if known else {"name": words.name, "names": list(words.names)},
     }
     if embeddings:

@@ -264,9 +264,9 @@ def _check_stages(shapes: Shapes, stages: int) -> None:
         found = [_stage(shapes, f"roi_heads.{part}.{k}.") for k in range(stages)]
         for k, entries in enumerate(found):
             if entries != found[0]:
-                differ = sorted(set(entries.items()) ^ set(found[0].items()))
+                differ = sorted({name for name, _ in set(entries.items()) ^ set(found[0].items())})
                 raise Unrecognised(
-                    f"stage {k} of roi_heads.{part} differs from stage 0 in {some([n for n, _ in differ], 4)}: the "
+                    f"stage {k} of roi_heads.{part} differs from stage 0 in {some(differ, 4)}: the "
                     "file is not complete, or its stages are of different kinds"
                 )
 

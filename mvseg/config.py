@@ -24,6 +24,7 @@ def add_mvseg_config(cfg: CN) -> None:
     _add_centernet_config(cfg)
     _add_classifier_config(cfg)
     _add_image_label_config(cfg)
+    _add_caption_config(cfg)
     _add_training_config(cfg)
 
 
@@ -144,12 +145,22 @@ def _add_image_label_config(cfg: CN) -> None:
     node.LOSS = "max_size"
     node.WEIGHT = 0.1
     node.NUM_PROPOSALS = 128  # regions of a tagged image: the proposals with the highest scores
-    node.ADD_IMAGE_BOX = False  # one more region: the image
+    node.ADD_IMAGE_BOX = False  # one more region: the image; one with a caption has it anyway
     node.IMAGE_BOX_SIZE = 1.0  # its height and width, as a share of the image's
     node.SOFTMAX_LOSS = False  # cross-entropy over the columns instead of a binary decision for each of them
     # Columns that a step compares: the tags at hand and drawn ones, so that tens of thousands of words cost no more
     # time than this many (50 in Detic with 21 thousand). 0: all columns in the annotation's scope.
     node.NUM_COLUMNS = 0
+
+
+def _add_caption_config(cfg: CN) -> None:
+    # What a detector with text embeddings learns from captions: one of every image, drawn anew in every step and
+    # embedded by MODEL.CLASSIFIER.TEXT_ENCODER, against the other captions of the batch.
+    node = cfg.MODEL.CAPTIONS = CN()
+    node.LOSS = "contrast"  # a binary decision for every pair of the whole image and a caption
+    node.WEIGHT = 0.1
+    node.NEGATIVE_WEIGHT = 0.125  # factor on captions of other images
+    node.GATHER = True  # also compare with the captions of the other processes
 
 
 def _add_training_config(cfg: CN) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mvseg.data.catalog import get_card
 from mvseg.data.label_spaces import label_space
+from mvseg.data.supervision import has_words
 from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.words import check_encoders, word_embedder
 from mvseg.vocabulary import LabelSpace
@@ -27,9 +28,10 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
             IGNORE_ZERO_CATS and the scopes for whether image counts are needed.
 
     Returns:
-        The label space, or None if the config names no dataset.
+        The label space, or None if the config names no dataset with words.
     """
-    names = list(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)
+    # Sentences alone bring no words, and so no columns.
+    names = [name for name in cfg.DATASETS.TRAIN or cfg.DATASETS.TEST if _brings_words(name)]
     if not names:
         return None
     text = cfg.MODEL.CLASSIFIER.NAME == "text"
@@ -47,6 +49,11 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
         threshold=cfg.DATASETS.MERGE_THRESHOLD,
         image_counts=draws or cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS,
     )
+
+
+def _brings_words(dataset: str) -> bool:
+    card = get_card(dataset)
+    return has_words(card.supervision) or bool(card.vocabulary)
 
 
 def scopes_of(cfg: Any) -> dict[str, tuple[str, ...]]:

@@ -26,6 +26,9 @@ class BatchContext:
         groups: (I, n + 1) int32 group of every column and of the background; None: no two columns are one answer.
         labels: (T,) int64 label columns of what is in images of which no places are known; None: nobody said.
         label_images: (T,) int64 index of the image of every label, ascending.
+        captions: (C, D) float32 text embeddings of captions, also of other processes; None: there are none.
+        own_captions: (M,) int64 which of them belong to images of this batch.
+        caption_images: (M,) int64 index of the image of every one of those, ascending.
     """
 
     supervision: tuple[str, ...]
@@ -36,6 +39,9 @@ class BatchContext:
     groups: Tensor | None = None
     labels: Tensor | None = None
     label_images: Tensor | None = None
+    captions: Tensor | None = None
+    own_captions: Tensor | None = None
+    caption_images: Tensor | None = None
 
     @property
     def has_places(self) -> tuple[bool, ...]:
@@ -93,6 +99,29 @@ class BatchContext:
             The context; an image with ``gt_masks`` has supervision "masks", others "boxes".
         """
         return cls(tuple("masks" if getattr(t, "has")("gt_masks") else "boxes" for t in targets))  # noqa: B009
+
+    def with_captions(self, device: torch.device | str) -> BatchContext:
+        """Fill in that the images have no captions where nobody said anything else.
+
+        Args:
+            device: where the captions shall lie.
+
+        Returns:
+            The context, whose ``captions``, ``own_captions`` and ``caption_images`` are tensors.
+
+        Raises:
+            ValueError: if images have captions, which nobody embedded.
+        """
+        if self.captions is not None:
+            return self
+        if "captions" in self.supervision:
+            raise ValueError(
+                "the batch has images with captions, but nobody embeds them: set MODEL.CLASSIFIER.NAME text and "
+                "MODEL.CLASSIFIER.TEXT_ENCODER, and name the dataset of the captions in DATASETS.TRAIN"
+            )
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        rows = torch.zeros(0, 0, device=device)
+        return dataclasses.replace(self, captions=rows, own_captions=none, caption_images=none)
 
     def rows(self, values: Tensor | None, counts: Sequence[int]) -> Tensor | None:
         """Repeat a value of every image for its regions.

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from mvseg.data.supervision import has_places
+from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.words import word_embedder
@@ -47,6 +48,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         scope_settings: ScopeSettings | None = None,
         loss_weights: Mapping[str, float] | None = None,
         embed_words: Callable[[Vocabulary], Vocabulary] | None = None,
+        read_captions: CaptionReader | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the detector.
@@ -58,6 +60,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             scope_settings: numbers that scopes need.
             loss_weights: dataset name to the factor on all its losses; 1 for others.
             embed_words: gives text embeddings to vocabularies that bring none, or None.
+            read_captions: embeds the captions of a batch, or None.
             **kwargs: as for Detectron2's ``GeneralizedRCNN``.
 
         Raises:
@@ -80,7 +83,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         for kind in ("positive", "negative", "ignored"):  # buffers follow the model to its device, and are not stored
             self.register_buffer(f"rules_{kind}", getattr(rules, kind, None), persistent=False)
         self.loss_weights = dict(loss_weights or {})
-        self.embed_words = embed_words
+        self.embed_words, self.read_captions = embed_words, read_captions
         self.vocabulary: Vocabulary | None = None
 
     @classmethod
@@ -96,6 +99,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         arguments = super().from_config(cfg)
         arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
         arguments["embed_words"] = word_embedder(cfg)
+        arguments["read_captions"] = caption_reader(cfg, getattr(arguments["roi_heads"], "text_width", None))
         scopes = {name: "+".join(parts) for name, parts in scopes_of(cfg).items()}
         arguments["annotation_scope"] = scopes.pop("")
         arguments["dataset_scopes"] = scopes
@@ -153,11 +157,14 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         datasets = [self._dataset_of(record) for record in batched_inputs]
         targets, facts, labels = [], [], []
         for record, dataset in zip(batched_inputs, datasets, strict=True):
-            instances = record["instances"]
+            instances = record.get("instances")
+            if instances is None:  # a mapper makes none where the annotation has no places
+                instances = _nothing(record)
             labels.append(self._labels_of(record, dataset))
             if self.label_space is not None:  # before the move: a GPU would make the host wait for the checked values
                 fields = dict(instances.get_fields())
-                fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
+                if len(instances):
+                    fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
                 facts.append(self._facts_of(record, dataset, torch.cat([fields["gt_classes"], labels[-1]])))
                 instances = Instances(instances.image_size, **fields)
             targets.append(instances.to(self.device))
@@ -166,6 +173,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             for record, x in zip(batched_inputs, targets, strict=True)
         )
         weights = [self.loss_weights.get(dataset, 1.0) for dataset in datasets]
+        captions = {} if self.read_captions is None else self.read_captions(batched_inputs, self.device)
         scope = BatchScope() if self.scopes is None else self.scopes.of(facts).to(self.device)
         return targets, BatchContext(
             supervision=supervision,
@@ -176,6 +184,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             groups=scope.groups,
             labels=torch.cat(labels).to(self.device),
             label_images=torch.arange(len(labels)).repeat_interleave(torch.tensor([*map(len, labels)])).to(self.device),
+            **captions,
         )
 
     def _rules(self) -> ClassRules:
@@ -191,14 +200,15 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
     def _labels_of(self, record: Mapping[str, Any], dataset: str) -> Tensor:
         """Label columns (m,) of what is in an image of which only that is known, without repetitions."""
-        if record.get("supervision") != "tags":
+        kind, found = record.get("supervision"), record.get("image_labels")
+        if kind not in ("tags", "captions") or (kind == "captions" and found is None):
             return torch.zeros(0, dtype=torch.long)
-        if record.get("image_labels") is None:
+        if found is None:
             raise ValueError(
                 f"dataset {dataset!r}, image {_name_of(record)}: its supervision is 'tags', but it has no "
                 "image_labels; an image without any tag has an empty list"
             )
-        labels = torch.as_tensor(record["image_labels"], dtype=torch.long).flatten()
+        labels = torch.as_tensor(found, dtype=torch.long).flatten()
         if self.label_space is not None:
             labels = self._columns_of(record, dataset, labels, "image labels")
         return labels.unique()  # two classes may share a column
@@ -296,6 +306,13 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         return torch.tensor([position[normalize(word)] for word in vocabulary.names])
 
 
+def _nothing(record: Mapping[str, Any]) -> Instances:
+    height, width = record["image"].shape[-2:]
+    nothing = Instances((height, width), gt_boxes=Boxes(torch.zeros(0, 4)))
+    nothing.gt_classes = torch.zeros(0, dtype=torch.long)
+    return nothing
+
+
 def _name_of(record: Mapping[str, Any]) -> Any:
     return record.get("image_id", record.get("file_name"))
 
@@ -309,8 +326,8 @@ def objectives_in_use(roi_heads: Any) -> dict[str, Any]:
     Returns:
         Kind of supervision to objective; that of image labels only where some dataset has them.
     """
-    labels = getattr(getattr(roi_heads, "image_labels", None), "reported", False)
-    return {k: o for k, o in getattr(roi_heads, "objectives", {}).items() if labels or has_places(k)}
+    reported = getattr(getattr(roi_heads, "image_labels", None), "reported", ())
+    return {k: o for k, o in getattr(roi_heads, "objectives", {}).items() if has_places(k) or k in reported}
 
 
 def check_scopes(scopes: AnnotationScopes, objectives: Mapping[str, Any]) -> None:

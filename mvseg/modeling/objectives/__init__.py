@@ -1,5 +1,6 @@
 """Losses: pure functions of tensors, and the objectives that a config picks by name and supervision."""
 
+from mvseg.modeling.objectives.captions import CaptionObjective, CaptionTargets
 from mvseg.modeling.objectives.classification import FederatedObjective, SigmoidObjective, SoftmaxObjective
 from mvseg.modeling.objectives.registry import (
     OBJECTIVES,
@@ -12,6 +13,8 @@ from mvseg.modeling.objectives.tags import ImageLabelObjective, ImageLabelTarget
 
 __all__ = [
     "OBJECTIVES",
+    "CaptionObjective",
+    "CaptionTargets",
     "FederatedObjective",
     "ImageLabelObjective",
     "ImageLabelTargets",

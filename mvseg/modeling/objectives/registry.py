@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from mvseg.modeling.context import BatchContext
 from mvseg.vocabulary import ClassRules
 
+DEFAULT_KEY = "MODEL.CLASSIFIER.LOSS"
 T = TypeVar("T", bound="type[RegionObjective]")
 
 
@@ -315,9 +315,7 @@ class ObjectiveRegistry:
         """
         return sorted({kind for kinds in self._kinds.values() for kind in kinds})
 
-    def get(
-        self, name: str, supervision: str | None = None, key: str = "MODEL.CLASSIFIER.LOSS"
-    ) -> type[RegionObjective]:
+    def get(self, name: str, supervision: str | None = None, key: str = DEFAULT_KEY) -> type[RegionObjective]:
         """Look up an objective class.
 
         Args:
@@ -345,8 +343,10 @@ class ObjectiveRegistry:
 
 
 OBJECTIVES = ObjectiveRegistry()
-DEFAULT_KEY = "MODEL.CLASSIFIER.LOSS"
-LOSS_KEYS = {"tags": "MODEL.IMAGE_LABELS.LOSS"}  # kinds of supervision whose objective another key picks
+LOSS_KEYS = {
+    "tags": "MODEL.IMAGE_LABELS.LOSS",
+    "captions": "MODEL.CAPTIONS.LOSS",
+}  # kinds of supervision whose objective another key picks
 
 
 def chosen_objectives(cfg: Any) -> dict[str, str]:
@@ -354,7 +354,7 @@ def chosen_objectives(cfg: Any) -> dict[str, str]:
 
     Args:
         cfg: the config tree; ``MODEL.CLASSIFIER.LOSS`` names the objective of regions with known places,
-            ``MODEL.IMAGE_LABELS.LOSS`` that of image tags.
+            ``MODEL.IMAGE_LABELS.LOSS`` that of image tags, ``MODEL.CAPTIONS.LOSS`` that of captions.
 
     Returns:
         Kind of supervision to name of its objective; kinds that share one are together, those with places first.
@@ -364,15 +364,15 @@ def chosen_objectives(cfg: Any) -> dict[str, str]:
 
     Source: our own derivation.
     """
+    own_keys = {"tags": cfg.MODEL.IMAGE_LABELS.LOSS, "captions": cfg.MODEL.CAPTIONS.LOSS}
     chosen = {}
     for kind in sorted(OBJECTIVES.kinds(), key=lambda kind: (kind in LOSS_KEYS, kind)):
-        key = LOSS_KEYS.get(kind, DEFAULT_KEY)
-        name = functools.reduce(getattr, key.split("."), cfg)
-        OBJECTIVES.get(name, kind if kind in LOSS_KEYS else None, key)
+        name = own_keys.get(kind, cfg.MODEL.CLASSIFIER.LOSS)
+        OBJECTIVES.get(name, kind if kind in LOSS_KEYS else None, LOSS_KEYS.get(kind, DEFAULT_KEY))
         if name in OBJECTIVES.names(kind):
             chosen[kind] = name
     if not set(chosen) - set(LOSS_KEYS):
-        OBJECTIVES.get(functools.reduce(getattr, DEFAULT_KEY.split("."), cfg), "boxes", DEFAULT_KEY)
+        OBJECTIVES.get(cfg.MODEL.CLASSIFIER.LOSS, "boxes")
     return chosen
 
 

@@ -42,11 +42,14 @@ class ImageLabelTargets(RegionTargets):
         areas: (R,) float area of every region, square pixels; within an image by descending proposal score, the whole
             image last where it was added.
         proposal_logits: (R, k) float logits that compare the regions of an image, k as of the class logits; or None.
+        chosen: (T,) int64 row of the region that answers for every label, -1 where the image has none; None: not chosen
+            yet. Where it is given, the R regions may be those alone.
     """
 
     counts: Tensor | None = None
     areas: Tensor | None = None
     proposal_logits: Tensor | None = None
+    chosen: Tensor | None = None
 
     @classmethod
     def of_images(
@@ -119,6 +122,11 @@ class ImageLabelObjective(RegionObjective):
         self.choice, self.weight, self.softmax, self.num_columns = choice, weight, softmax, num_columns
 
     @property
+    def chooses_by_scores(self) -> bool:
+        """Whether ``choose`` needs the logits."""
+        return self.choice in ("max_score", "min_loss")
+
+    @property
     def compares_regions(self) -> bool:
         """Whether it needs ``ImageLabelTargets.proposal_logits``."""
         return self.choice in TOGETHER
@@ -165,6 +173,33 @@ class ImageLabelObjective(RegionObjective):
             labels = torch.cat([labels, further.nonzero()[:, 0]])
         return sampled_columns(labels, self.num_classes, self.num_columns, targets.relevant_columns())
 
+    @torch.no_grad()
+    def choose(self, logits: Tensor | None, targets: ImageLabelTargets, columns: Tensor | None) -> Tensor:
+        """Choose the region that answers for every label; no other region learns anything.
+
+        Args:
+            logits: (R, k) float logits of the regions; None where ``chooses_by_scores`` is False.
+            targets: labels and regions.
+            columns: (k,) int64 label columns of the logits, or None for all n.
+
+        Returns:
+            (T,) int64 row of the region, -1 where the image has none.
+
+        Raises:
+            TypeError: if the targets know of no regions.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 4.2.
+        """
+        if targets.counts is None or targets.areas is None:
+            raise TypeError("regions are chosen among ImageLabelTargets with counts and areas of the regions")
+        if len(targets.areas) == 0 or len(targets.classes) == 0:
+            return torch.full_like(targets.classes, -1)
+        positions = column_targets(targets.classes, columns, self.num_classes)
+        wanted, scope = None, None
+        if logits is not None and self.choice == "min_loss":
+            wanted, scope = self._wanted(logits, targets, columns, positions)
+        return self._choose(logits, targets, positions, wanted, scope, region_table(targets.counts))
+
     def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
         """Compute ``image_loss``: the mean over the labels of an image, averaged over all images of the batch.
 
@@ -197,29 +232,37 @@ class ImageLabelObjective(RegionObjective):
 
     def _terms(self, logits: Tensor, targets: ImageLabelTargets, columns: Tensor | None, table: Tensor) -> Tensor:
         """Loss (T,) of every pair of image and label."""
-        known = self.num_classes if columns is None else len(columns)
-        background = logits.shape[1] > known
+        background = logits.shape[1] > (self.num_classes if columns is None else len(columns))
         positions = column_targets(targets.classes, columns, self.num_classes)
-        precise = torch.promote_types(logits.dtype, torch.float32)
-        wanted = label_rows(positions, known, targets.positives_of(columns), background, precise)
-        scope = targets.scope_of(columns)
-        if scope is not None and background:
-            scope = F.pad(scope, (0, 1), value=True)
+        wanted, scope = self._wanted(logits, targets, columns, positions)
         if self.compares_regions:
             if targets.proposal_logits is None:
                 raise TypeError(f"the loss {self.choice} needs logits of the branch that compares regions")
             found = summed_scores(logits, targets.proposal_logits, table)[targets.images]
             return image_probability_terms(found, wanted, scope, background)
-        rows = self._choose(logits, targets, positions, wanted, scope, table)
+        rows = targets.chosen
+        if rows is None:
+            rows = self._choose(logits, targets, positions, wanted, scope, table)
         terms = softmax_terms if self.softmax else sigmoid_terms
         return terms(logits[rows.clamp(min=0)], wanted, scope, background=background)
 
+    def _wanted(
+        self, logits: Tensor, targets: RegionTargets, columns: Tensor | None, positions: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the scores of every pair of image and label should be, and which of them count, both (T, k)."""
+        known = self.num_classes if columns is None else len(columns)
+        background = logits.shape[1] > known
+        precise = torch.promote_types(logits.dtype, torch.float32)
+        wanted = label_rows(positions, known, targets.positives_of(columns), background, precise)
+        scope = targets.scope_of(columns)
+        return wanted, F.pad(scope, (0, 1), value=True) if scope is not None and background else scope
+
     def _choose(
         self,
-        logits: Tensor,
+        logits: Tensor | None,
         targets: ImageLabelTargets,
         positions: Tensor,
-        wanted: Tensor,
+        wanted: Tensor | None,
         scope: Tensor | None,
         table: Tensor,
     ) -> Tensor:
@@ -229,9 +272,11 @@ class ImageLabelObjective(RegionObjective):
             assert targets.areas is not None
             return largest_regions(targets.areas, table)[targets.images]
         if self.choice == "max_score":
+            assert logits is not None
             scores = logits.detach()[of_terms.clamp(min=0), positions[:, None]]
             return best_scoring_regions(scores, of_terms)
         if self.choice == "min_loss":
+            assert logits is not None and wanted is not None
             with torch.no_grad():
                 return best_scoring_regions(-region_costs(logits, wanted, of_terms, scope), of_terms)
         if self.choice == "first":

@@ -6,6 +6,7 @@ supervision, and test scores that combine all stages with the proposal score.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,12 +29,7 @@ from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.region_pooling import use_sparse_gradient
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads, classification_arguments
-from mvseg.modeling.roi_heads.image_labels import (
-    ImageLabelSettings,
-    best_proposals,
-    image_label_columns,
-    image_label_losses,
-)
+from mvseg.modeling.roi_heads.image_labels import ImageLabelSettings
 from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
 from mvseg.vocabulary import LabelSpace
 
@@ -192,8 +188,8 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         losses = self._box_losses(features, regions, targets, context)
         losses.update(self._mask_losses(features, regions, context))
         losses = {name: context.place_share() * loss for name, loss in losses.items()}
-        if self.image_labels.reported or "tags" in context.supervision:
-            losses.update(self._image_label_losses(features, proposals, context))
+        region_features = functools.partial(self._region_features, features)
+        losses.update(self._image_losses(proposals, context, region_features, self._next_proposals))
         return regions, losses
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
@@ -221,24 +217,6 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
             losses[f"loss_box_reg_stage{stage}"] = predictor.box_loss(deltas, proposals, self.num_classes, weights)
             if stage + 1 < self.num_cascade_stages:
                 proposals = self._next_proposals(predictor, deltas, proposals)
-        return losses
-
-    def _image_label_losses(
-        self, features: dict[str, Tensor], proposals: list[Instances], context: BatchContext
-    ) -> dict[str, Tensor]:
-        objective: Any = self.objectives["tags"]
-        regions = best_proposals(proposals, [kind == "tags" for kind in context.supervision], self.image_labels)
-        device = features[self.box_in_features[0]].device
-        columns = image_label_columns(objective, context, device)
-        losses: dict[str, Tensor] = {}
-        for stage, predictor in enumerate(self.box_predictor):
-            hidden = self._region_features(features, [r.proposal_boxes for r in regions], stage)
-            found = image_label_losses(objective, predictor, hidden, regions, context, columns)
-            losses.update({f"{name}_stage{stage}": loss for name, loss in found.items()})
-            if stage + 1 < self.num_cascade_stages:
-                with torch.no_grad():  # image labels teach classes, not boxes
-                    deltas = predictor.bbox_pred(hidden)
-                regions = self._next_proposals(predictor, deltas, regions)
         return losses
 
     def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:

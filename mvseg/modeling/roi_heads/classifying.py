@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from mvseg.data.supervision import has_places
@@ -17,7 +17,17 @@ from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives, chosen_objectives
 from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
-from mvseg.modeling.roi_heads.image_labels import ImageLabelSettings, without_regions
+from mvseg.modeling.roi_heads.image_labels import (
+    ImageLabelSettings,
+    answering_regions,
+    best_proposals,
+    boxes_of_rows,
+    caption_losses,
+    caption_regions,
+    image_label_columns,
+    image_label_losses,
+    without_regions,
+)
 from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
 from mvseg.modeling.words import prompt_context
 from mvseg.vocabulary import LabelSpace
@@ -99,12 +109,15 @@ class ClassifyingHeads:
         """Say from which kinds of annotation these heads can learn.
 
         Args:
-            cfg: the config; ``MODEL.CLASSIFIER.LOSS`` and ``MODEL.IMAGE_LABELS.LOSS`` name the objectives.
+            cfg: the config; ``MODEL.CLASSIFIER.LOSS``, ``MODEL.IMAGE_LABELS.LOSS`` and ``MODEL.CAPTIONS.LOSS`` name the
+                objectives, and sentences need ``MODEL.CLASSIFIER.TEXT_ENCODER``.
 
         Returns:
             Kinds of supervision.
         """
-        return tuple(chosen_objectives(cfg))
+        node = cfg.MODEL.CLASSIFIER
+        unread = () if node.TEXT_ENCODER and node.NAME == "text" else ("captions",)
+        return tuple(kind for kind in chosen_objectives(cfg) if kind not in unread)
 
     def check_supervision(self, kinds: Sequence[str]) -> None:
         """Check that there is an objective for every kind of supervision.
@@ -192,6 +205,47 @@ class ClassifyingHeads:
         sampled = iter(heads.label_and_sample_proposals(*map(list, zip(*known))) if known else ())
         nothing = without_regions(proposals)
         return [next(sampled) if has else empty for has, empty in zip(places, nothing, strict=True)]
+
+    def _image_losses(
+        self,
+        proposals: list[Instances],
+        context: BatchContext,
+        region_features: Callable[[list[Boxes], int], Tensor],
+        refine: Callable[[BoxPredictor, Tensor, list[Instances]], list[Instances]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of labels and captions of images at every stage, each on the boxes that the stage before it refined.
+
+        ``region_features`` gives the features (R, input_size) of boxes at a stage, ``refine`` the regions of the next
+        stage. Where a batch has no such images, but others have, the losses are 0 and connected to the parameters.
+        """
+        kinds = self.image_labels.kinds(context)
+        if not kinds:
+            return {}
+        regions = best_proposals(proposals, context, self.image_labels)
+        device = proposals[0].proposal_boxes.device
+        tags = self.objectives["tags"]
+        columns = image_label_columns(tags, context, device)
+        losses: dict[str, Tensor] = {}
+        for stage, predictor in enumerate(self.predictors):
+            with torch.set_grad_enabled(tags.compares_regions and torch.is_grad_enabled()):
+                hidden = region_features([r.proposal_boxes for r in regions], stage)
+            learning, chosen, last = hidden, None, caption_regions(regions, context, device)
+            if not tags.compares_regions:  # the gradient of all other regions is 0: computed for these alone
+                chosen = answering_regions(tags, predictor, hidden, regions, context, columns)
+                rows, place = torch.cat([chosen[chosen >= 0], last]).unique(return_inverse=True)
+                learning = region_features(boxes_of_rows(regions, rows), stage)
+                labels = len(place) - len(last)
+                chosen = chosen.masked_scatter(chosen >= 0, place[:labels])
+                last = place[labels:]
+            found = image_label_losses(tags, predictor, learning, regions, context, columns, chosen)
+            if "captions" in kinds:
+                found |= caption_losses(self.objectives["captions"], predictor, learning, regions, context, last)
+            losses.update({name if refine is None else f"{name}_stage{stage}": loss for name, loss in found.items()})
+            if refine is not None and stage + 1 < len(self.predictors):
+                with torch.no_grad():  # what is in an image teaches classes, not boxes
+                    deltas = predictor.bbox_pred(hidden)
+                regions = refine(predictor, deltas, regions)
+        return losses
 
     def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
         """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""

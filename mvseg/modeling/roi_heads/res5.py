@@ -25,12 +25,7 @@ from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.region_pooling import use_sparse_gradient
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads, classification_arguments
-from mvseg.modeling.roi_heads.image_labels import (
-    ImageLabelSettings,
-    best_proposals,
-    image_label_columns,
-    image_label_losses,
-)
+from mvseg.modeling.roi_heads.image_labels import ImageLabelSettings
 from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
 from mvseg.vocabulary import LabelSpace
 
@@ -153,13 +148,15 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
         regions = self._sampled_regions(proposals, targets, context)
         losses = self._box_losses(features, regions, context)
         losses = {name: context.place_share() * loss for name, loss in losses.items()}
-        if self.image_labels.reported or "tags" in context.supervision:
-            losses.update(self._image_label_losses(features, proposals, context))
+        losses.update(self._image_losses(proposals, context, lambda boxes, _: self._hidden(features, boxes)))
         return regions, losses
 
     def _region_maps(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """Maps (R, C, S, S) of the regions, from which classes, boxes and masks are read."""
         return self._shared_roi_transform([features[name] for name in self.in_features], list(boxes))
+
+    def _hidden(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        return self._region_maps(features, boxes).mean((2, 3))
 
     def _box_losses(
         self, features: dict[str, Tensor], proposals: list[Instances], context: BatchContext
@@ -183,15 +180,6 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
             regions.remove("map_row")
         targets = mask_targets(chosen, logits.shape[-1], logits.device)
         return mask_loss(logits, targets, weights=context.rows(context.weights, [len(p) for p in chosen]))
-
-    def _image_label_losses(
-        self, features: dict[str, Tensor], proposals: list[Instances], context: BatchContext
-    ) -> dict[str, Tensor]:
-        objective: Any = self.objectives["tags"]
-        regions = best_proposals(proposals, [kind == "tags" for kind in context.supervision], self.image_labels)
-        hidden = self._region_maps(features, [r.proposal_boxes for r in regions]).mean((2, 3))
-        columns = image_label_columns(objective, context, hidden.device)
-        return image_label_losses(objective, self.box_predictor, hidden, regions, context, columns)
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         regions = [p.proposal_boxes for p in proposals]

@@ -104,14 +104,15 @@ class AnnotationScopes:
         """Compute the scope of a batch, on the CPU.
 
         Args:
-            images: facts of the I images.
+            images: facts of the I images; annotation of a dataset without a vocabulary, such as one of captions, speaks
+                about no column.
 
         Returns:
             Mask (I, n), rules and groups of the images.
         """
-        names = [self.names[image.dataset] for image in images]
+        names = [self.names.get(image.dataset, "") for image in images]
         mask = torch.zeros(len(images), self.space.n, dtype=torch.bool)
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(name for name in names if name):
             rows = [row for row, chosen in enumerate(names) if chosen == name]
             mask[rows] = self._scopes[name].mask([images[row] for row in rows])
         first = torch.tensor([self._first_rule.get(name, -1) for name in names]) if self.rules is not None else None
@@ -121,7 +122,7 @@ class AnnotationScopes:
         return BatchScope(None if bool(mask.all()) else mask, first, groups)
 
     def _groups_of(self, image: ImageFacts, name: str) -> Tensor:
-        groups = self._scopes[name].groups
+        groups = self._scopes[name].groups if name else None
         if groups is None:
             return torch.arange(self.space.n + 1, dtype=torch.int32)
         return groups[image.dataset]

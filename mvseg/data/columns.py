@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from .tar_files import member_url
 
+_PART = 1 << 19  # records
+
 Record = dict[str, Any]
 Integers = npt.NDArray[Any]
 
@@ -288,18 +290,22 @@ class ColumnRecords(_Mapped, Sequence[Record]):
         labels, classes = self.columns.labels, self.columns.classes
         if labels is None:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        starts = np.asarray(labels.starts)
-        if self.rows is None:
-            counts, found = np.diff(starts), np.asarray(labels.values)
-        else:
-            counts = starts[self.rows + 1] - starts[self.rows]
-            first = np.repeat(starts[self.rows] - np.cumsum(counts) + counts, counts)
-            found = labels.values[first + np.arange(len(first))]
-        places = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        parts = [  # in parts, since sorting takes several times the memory of the result
+            self._pairs(labels, classes, np.arange(first, min(first + _PART, len(self))))
+            for first in range(0, max(len(self), 1), _PART)
+        ]
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([found for _, found in parts])
+
+    def _pairs(self, labels: ListColumn, classes: Integers | None, places: Integers) -> tuple[Integers, Integers]:
+        rows = places if self.rows is None else self.rows[places]
+        starts = labels.starts[rows]
+        counts = labels.starts[rows + 1] - starts
+        first = np.repeat(starts - np.cumsum(counts) + counts, counts)
+        found = labels.values[first + np.arange(len(first))]
         indices = found if classes is None else classes[found]
         width = int(indices.max(initial=0)) + 1
-        pairs = np.unique((places * width + indices)[indices >= 0])
-        return tuple(np.divmod(pairs, width))  # type: ignore[return-value]
+        pairs = np.unique((np.repeat(places, counts) * width + indices)[indices >= 0])
+        return pairs // width, pairs % width
 
     def with_columns(self, **columns: Any) -> ColumnRecords:
         """Exchange columns.

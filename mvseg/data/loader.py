@@ -325,6 +325,8 @@ def _counted_classes(name: str) -> list[str]:
 
 
 def _landscape(records: Sequence[Record]) -> np.ndarray:
+    if isinstance(records, ColumnRecords):
+        return np.zeros(len(records), dtype=bool)  # nobody knows the sizes
     return np.array([record.get("width", 0) > record.get("height", 0) for record in records], dtype=bool)
 
 

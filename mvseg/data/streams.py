@@ -54,7 +54,7 @@ class ClassCounts:
         if isinstance(records, ColumnRecords):
             rows, columns = records.class_pairs()
             num_classes = max(num_classes, int(columns.max(initial=-1)) + 1)
-            return cls(rows, columns, np.ones(len(rows), np.int64), len(records), num_classes)
+            return cls(rows, columns, np.broadcast_to(np.int64(1), len(rows)), len(records), num_classes)
         images: list[int] = []
         classes: list[int] = []
         for index, record in enumerate(records):

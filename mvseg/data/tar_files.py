@@ -128,6 +128,9 @@ _ADVICE = "the file is cut off, or its index is of another file; make the index 
 
 
 def _check_header(member: Member, header: bytes) -> None:
+    name = member.name.encode("utf-8", errors="surrogateescape")
+    if header.startswith(name + b"\0") and header[124:136].rstrip(b"\0 ") == b"%011o" % member.size:
+        return  # the usual case, at a tenth of the time
     where = f"{member.file}, byte {member.offset}"
     try:
         found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")

@@ -45,7 +45,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if kind == "SGD":
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     if kind == "ADAMW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=0.0)
+        fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])  # one pass over all
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=0.0, fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZER {solver.OPTIMIZER!r}: choose one of {', '.join(OPTIMIZERS)}")
 
 

@@ -18,6 +18,7 @@ from mvseg.modeling.objectives.centernet import LocationLoss, heatmap_focal_loss
 from mvseg.modeling.proposals.centernet_head import CenterNetHead
 from mvseg.modeling.proposals.centernet_targets import CenterNetTargets, Grid, centernet_targets, make_grid
 
+LOSSES = ("loss_centernet_loc", "loss_centernet_agn_pos", "loss_centernet_agn_neg")
 MIN_SIDE = 0.01  # pixels; keeps boxes of zero distances from being empty
 
 
@@ -161,12 +162,17 @@ class CenterNet(nn.Module):
         Raises:
             ValueError: in training without gt_instances.
         """
-        logits, distances = self.centernet_head([features[name] for name in self.in_features])
+        maps = [features[name] for name in self.in_features]
+        teaches = self.training and (context is None or any(context.has_places))
+        with torch.set_grad_enabled(teaches and torch.is_grad_enabled()):
+            logits, distances = self.centernet_head(maps)
         grid = make_grid([(m.shape[2], m.shape[3]) for m in logits], self.strides, logits[0].device)
         losses = {}
         if self.training:
             if gt_instances is None:
                 raise ValueError("CenterNet needs gt_instances in training")
+            if not teaches:
+                return self.propose(logits, distances, grid, images.image_sizes), self._no_losses(maps)
             targets = centernet_targets(
                 [x.gt_boxes.tensor for x in gt_instances],
                 None,
@@ -177,6 +183,15 @@ class CenterNet(nn.Module):
             )
             losses = self.losses(_flatten(logits), _flatten(distances), targets, context)
         return self.propose(logits, distances, grid, images.image_sizes), losses
+
+    def _no_losses(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Losses of a batch without any boxes: 0, with zeros as the gradient of whatever others would train.
+
+        They are connected past the head, whose gradient would cost as much as that of a batch with boxes.
+        """
+        _mean_over_processes(maps[0].new_zeros(2))  # the other processes wait for it
+        nothing = sum(part.flatten()[:0].sum() for part in (*maps, *self.centernet_head.parameters()))
+        return dict.fromkeys(LOSSES, nothing * 1.0)
 
     def losses(
         self, logits: Tensor, distances: Tensor, targets: CenterNetTargets, context: BatchContext | None = None
@@ -211,11 +226,8 @@ class CenterNet(nn.Module):
             kind=self.location_kind,
             weights=location_weights,
         )
-        return {
-            "loss_centernet_loc": self.reg_weight * location,
-            "loss_centernet_agn_pos": self.pos_weight * positive,
-            "loss_centernet_agn_neg": self.neg_weight * negative,
-        }
+        values = (self.reg_weight * location, self.pos_weight * positive, self.neg_weight * negative)
+        return dict(zip(LOSSES, values, strict=True))
 
     @torch.no_grad()
     def propose(

@@ -152,7 +152,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _numpy_globals() -> list[Any]:
-    made = [value.__reduce__()[0] for value in (np.zeros(1), np.float64(0))]
+    made: list[Any] = [value.__reduce__()[0] for value in (np.zeros(1), np.float64(0))]
     named = [(f, f"{package}.multiarray.{f.__name__}") for f in made for package in ("numpy.core", "numpy._core")]
     return [*named, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}]
 

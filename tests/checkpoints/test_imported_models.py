@@ -53,9 +53,8 @@ def done(request: pytest.FixtureRequest, oracles: Path, tmp_path_factory: pytest
     result = import_weights("detic" if is_detic else "centernet2", folder / "original.pth", target)
     assert not [row for row in result.rows if row.state == "missing"]
     (folder / "original.pth").unlink()
-    cfg = load_config(
-        target.with_suffix(".yaml"), ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.001", "MODEL.DEVICE", "cpu"]
-    )
+    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.001", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.DEVICE", "cpu"]
+    cfg = load_config(target.with_suffix(".yaml"), opts)
     for card in cfg.DATASETS.CARDS:
         register_cards(card)
     build = whole.build

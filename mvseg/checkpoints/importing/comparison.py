@@ -54,7 +54,7 @@ def expected_state(translation: Translation) -> dict[str, Tensor]:
         translation: what the reader found.
 
     Returns:
-        Name to initial value of every entry that a checkpoint of the model has.
+        Name to initial value of every entry that a checkpoint of the model has; any shapes, such as (N, 4).
     """
     cfg = get_cfg()
     cfg.merge_from_list([part for item in translation.config.items() for part in item])

@@ -14,7 +14,7 @@ IMAGENET_RGB = {
 }
 COUNTER = Rule(r".*\.num_batches_tracked", None, "a counter of batch normalisation, which is frozen")
 # (blocks of each stage, bottleneck blocks) -> depth
-RESNETS = {
+RESNETS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,

@@ -89,6 +89,7 @@ def check_training_sets(cfg: CfgNode) -> None:
                 f"training set {entry.name!r} has supervision {card.supervision!r} ({SUPERVISION[card.supervision]}), "
                 f"from which this model cannot learn: {cfg.MODEL.META_ARCHITECTURE} with MODEL.CLASSIFIER.LOSS {loss} "
                 f"learns from {', '.join(able)}. Take the dataset out of the mixture, or choose a loss that can"
+                + ("; captions also need MODEL.CLASSIFIER.TEXT_ENCODER" if card.supervision == "captions" else "")
             )
 
 

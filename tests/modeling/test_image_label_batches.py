@@ -19,7 +19,14 @@ from whole_models import build, record, recording, rows_of, small_cfg
 from mvseg.data.catalog import register_dataset, unregister_card
 from mvseg.modeling.captions import CaptionReader, caption_reader, gather_rows
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives import CaptionObjective, CaptionTargets, ImageLabelObjective, ImageLabelTargets
+from mvseg.modeling.objectives import (
+    OBJECTIVES,
+    CaptionObjective,
+    CaptionTargets,
+    ImageLabelObjective,
+    ImageLabelTargets,
+    RegionObjective,
+)
 from mvseg.modeling.roi_heads import MultiDatasetCascadeROIHeads
 from mvseg.modeling.roi_heads.image_labels import ImageLabelSettings, best_proposals
 
@@ -104,8 +111,10 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("loss", ["max_size", "max_score", "min_loss", "first", "image", "wsddn"])
-@pytest.mark.parametrize("classifier", ["text", "linear"])
+@pytest.mark.parametrize(
+    ("classifier", "loss"),
+    [("text", "max_size"), ("linear", "max_score"), ("text", "min_loss"), ("linear", "image"), ("text", "wsddn")],
+)
 def test_every_batch_reports_the_same_losses(loss: str, classifier: str):
     changes = {"MODEL__IMAGE_LABELS__LOSS": loss, "MODEL__IMAGE_LABELS__ADD_IMAGE_BOX": loss == "image"}
     model = build(cfg_of(MODEL__CLASSIFIER__NAME=classifier, MODEL__MASK_ON=True, **changes))
@@ -142,6 +151,31 @@ def test_a_mixed_batch_averages_over_its_images(monkeypatch: pytest.MonkeyPatch)
         # The normaliser of CenterNet is the number of objects, wherever they are.
         share = 1.0 if name.startswith("loss_centernet") else 0.5
         assert float(loss) == pytest.approx(share * float(boxes[name] + tags[name]), rel=1e-4), name
+
+
+def test_an_objective_of_the_user(monkeypatch: pytest.MonkeyPatch):
+    """It gets all regions of an image, and needs nothing but ``losses``."""
+    monkeypatch.setattr(OBJECTIVES, "_classes", dict(OBJECTIVES._classes))
+    monkeypatch.setattr(OBJECTIVES, "_kinds", dict(OBJECTIVES._kinds))
+
+    @OBJECTIVES.register("mean_score", supervision=("tags",))
+    class MeanScore(RegionObjective):
+        def losses(self, logits: Tensor, targets: ImageLabelTargets, columns: Tensor | None) -> dict[str, Tensor]:
+            assert len(logits) == int(targets.counts.sum()) == len(targets.areas)
+            return {"mean_loss": logits.square().sum() / max(len(logits), 1)}
+
+    model = build(cfg_of(MODEL__IMAGE_LABELS__LOSS="mean_score"))
+    for make in (BATCHES["tags"], BATCHES["boxes"]):
+        assert {f"mean_loss_stage{stage}" for stage in range(3)} <= set(check_step(model, make()))
+
+
+def test_pictures_of_the_training(monkeypatch: pytest.MonkeyPatch):
+    model, _ = caption_model("il_tags", "il_captions")
+    model.vis_period = 1
+    drawn = []
+    monkeypatch.setattr(type(model), "visualize_training", lambda self, inputs, proposals: drawn.extend(inputs))
+    losses_of(model, [boxed(1), tagged(2, [1]), captioned(3, ["a bus"])])
+    assert [len(x["instances"]) for x in drawn] == [3, 0, 0]
 
 
 def test_no_proposals():

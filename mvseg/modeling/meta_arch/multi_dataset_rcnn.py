@@ -117,8 +117,9 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         Args:
             batched_inputs: for every image ``image`` (3, H, W) uint8 or float; in training ``instances`` whose
                 ``gt_classes`` index the image's own vocabulary, and where there are several datasets ``dataset``; also
-                ``supervision`` ("masks" if absent and there are ``gt_masks``, else "boxes"); at test time ``height``
-                and ``width`` of the wanted output, pixels.
+                ``supervision`` ("masks" if absent and there are ``gt_masks``, else "boxes"), with "tags"
+                ``image_labels``, class indices, with "captions" ``captions``, texts, and perhaps ``image_labels``; at
+                test time ``height`` and ``width`` of the wanted output, pixels.
 
         Returns:
             In training loss name to scalar tensor; otherwise for every image ``{"instances": ...}`` whose
@@ -131,7 +132,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         features = self.backbone(images.tensor)
         proposals, losses = self._propose_with_context(images, features, targets, context)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
-            self.visualize_training(batched_inputs, proposals)
+            self.visualize_training([{**x, "instances": _instances_of(x)} for x in batched_inputs], proposals)
         _, region_losses = self.roi_heads(images, features, proposals, targets, context)
         return {**losses, **region_losses}
 
@@ -157,9 +158,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         datasets = [self._dataset_of(record) for record in batched_inputs]
         targets, facts, labels = [], [], []
         for record, dataset in zip(batched_inputs, datasets, strict=True):
-            instances = record.get("instances")
-            if instances is None:  # a mapper makes none where the annotation has no places
-                instances = _nothing(record)
+            instances = _instances_of(record)
             labels.append(self._labels_of(record, dataset))
             if self.label_space is not None:  # before the move: a GPU would make the host wait for the checked values
                 fields = dict(instances.get_fields())
@@ -306,7 +305,10 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         return torch.tensor([position[normalize(word)] for word in vocabulary.names])
 
 
-def _nothing(record: Mapping[str, Any]) -> Instances:
+def _instances_of(record: Mapping[str, Any]) -> Instances:
+    """The instances of a record; none where a mapper made none because the annotation has no places."""
+    if record.get("instances") is not None:
+        return record["instances"]
     height, width = record["image"].shape[-2:]
     nothing = Instances((height, width), gt_boxes=Boxes(torch.zeros(0, 4)))
     nothing.gt_classes = torch.zeros(0, dtype=torch.long)

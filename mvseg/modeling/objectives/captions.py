@@ -91,8 +91,8 @@ class CaptionTargets(RegionTargets):
             raise ValueError("the batch has no captions: BatchContext.captions, own_captions and caption_images")
         own = context.own_captions[present]
         ignored = equal_captions(context.captions, own)
-        facts = {"weights": context.weights, "ignored": ignored, "num_images": len(context.supervision)}
-        return cls(own, context.caption_images[present], **facts)
+        images = context.caption_images[present]
+        return cls(own, images, weights=context.weights, ignored=ignored, num_images=len(context.supervision))
 
 
 @OBJECTIVES.register("contrast", supervision=("captions",))

@@ -91,7 +91,7 @@ class BoxPredictor(nn.Module):
         """
         if self.prop_score is None:
             return None
-        output = self.prop_score[-1]
+        output: Any = self.prop_score[-1]
         rows = torch.arange(output.out_features - 1, device=features.device) if columns is None else columns
         if self.cls_score.background:
             rows = F.pad(rows, (0, 1), value=output.out_features - 1)

@@ -14,7 +14,13 @@ from mvseg.data.supervision import has_places
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.columns import num_label_columns, training_label_space
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives import RegionObjective, RegionTargets, build_objectives, chosen_objectives
+from mvseg.modeling.objectives import (
+    ImageLabelObjective,
+    RegionObjective,
+    RegionTargets,
+    build_objectives,
+    chosen_objectives,
+)
 from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
 from mvseg.modeling.roi_heads.image_labels import (
@@ -224,13 +230,14 @@ class ClassifyingHeads:
         regions = best_proposals(proposals, context, self.image_labels)
         device = proposals[0].proposal_boxes.device
         tags = self.objectives["tags"]
+        picks = isinstance(tags, ImageLabelObjective) and not tags.compares_regions
         columns = image_label_columns(tags, context, device)
         losses: dict[str, Tensor] = {}
         for stage, predictor in enumerate(self.predictors):
-            with torch.set_grad_enabled(tags.compares_regions and torch.is_grad_enabled()):
+            with torch.set_grad_enabled(not picks and torch.is_grad_enabled()):
                 hidden = region_features([r.proposal_boxes for r in regions], stage)
             learning, chosen, last = hidden, None, caption_regions(regions, context, device)
-            if not tags.compares_regions:  # the gradient of all other regions is 0: computed for these alone
+            if picks:  # the gradient of all other regions is 0: computed for these alone
                 chosen = answering_regions(tags, predictor, hidden, regions, context, columns)
                 rows, place = torch.cat([chosen[chosen >= 0], last]).unique(return_inverse=True)
                 learning = region_features(boxes_of_rows(regions, rows), stage)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvseg.modeling.columns import training_kinds
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives import CaptionTargets, ImageLabelTargets, RegionObjective
+from mvseg.modeling.objectives import CaptionTargets, ImageLabelObjective, ImageLabelTargets, RegionObjective
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
 
 SURE = 1 - 1e-6  # proposal score of the whole image
@@ -136,7 +136,7 @@ def image_label_columns(objective: RegionObjective, context: BatchContext, devic
 
 @torch.no_grad()
 def answering_regions(
-    objective: RegionObjective,
+    objective: ImageLabelObjective,
     predictor: BoxPredictor,
     hidden: Tensor,
     regions: Sequence[Instances],

@@ -171,7 +171,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> Any:
         if filename.endswith((".pth", ".pt")):
             content = _read_tensors(filename)
-            content = content if "model" in content else {"model": content}
+            wrapper = next((key for key in ("model", "state_dict") if isinstance(content.get(key), dict)), None)
+            content = {"model": content} if wrapper is None else {**content, "model": content[wrapper]}
         else:
             content = super()._load_file(filename)
         translated = translate_weights(content["model"], self.model.state_dict())

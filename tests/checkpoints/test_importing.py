@@ -33,6 +33,7 @@ from mvseg.checkpoints.readers import READERS, Part, Reader, Rule, Unrecognised,
 from mvseg.config import load_config
 from mvseg.inference import Predictor
 from mvseg.vocabulary import Vocabulary
+from mvseg.vocabulary.embedding_files import save_embeddings
 
 LVIS = Vocabulary.from_table("lvis_v1")
 
@@ -182,6 +183,12 @@ def test_words_that_nobody_knows(tmp_path: Path):
     torch.save(weights_of(detic_r18(40, counts=False)), source)
     result = import_weights("detic", source, tmp_path / "a.pth")
     assert [path.name for path in result.files] == ["a.pth", "a.yaml"] and "nobody says which words" in result.notes[0]
+    save_embeddings(tmp_path / "clip.npz", torch.randn(2, 8), ["cat", "dog"])
+    encoder = ["MODEL.CLASSIFIER.TEXT_ENCODER", f"table:{tmp_path / 'clip.npz'}"]
+    predictor = Predictor(tmp_path / "a.yaml", vocabulary="dog, cat", opts=encoder, device="cpu")
+    assert predictor.vocabulary.names == ("dog", "cat")
+    with pytest.raises(ValueError, match="names no dataset"):
+        Predictor(tmp_path / "a.yaml", opts=encoder, device="cpu")
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"thing {k}" for k in range(40)))
     result = import_weights("detic", source, tmp_path / "b.pth", vocabulary=str(names))

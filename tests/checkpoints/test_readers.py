@@ -11,7 +11,9 @@ import torchvision
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
+import mvseg.modeling  # noqa: F401  (registers the backbones)
 from mvseg.checkpoints import AtomicCheckpointer
+from mvseg.config import get_cfg as mvseg_cfg
 
 
 def resnet(depth: int, stride_in_1x1: bool) -> torch.nn.Module:
@@ -47,6 +49,37 @@ def test_torchvision_weights_give_torchvisions_features(depth, build, tmp_path):
         ours, expected = model["backbone"](image), torchvision_features(theirs, image)
     for level, value in expected.items():
         torch.testing.assert_close(ours[level], value, rtol=1e-4, atol=1e-4)
+
+
+def test_pretrained_swin_reaches_the_detector(tmp_path):
+    cfg = mvseg_cfg()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.SWIN.SIZE = "build_swin_fpn_backbone", "T"
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    model = torch.nn.ModuleDict({"backbone": build_backbone(cfg)})
+    names = {n.removeprefix("backbone.bottom_up."): v for n, v in model.state_dict().items() if "bottom_up" in n}
+    outputs = ("norm1.", "norm2.", "norm3.")  # of the detector alone
+    weights = {n: torch.randn_like(v) if v.is_floating_point() else v for n, v in names.items() if n[:6] not in outputs}
+    weights |= {"norm.weight": torch.zeros(768), "norm.bias": torch.zeros(768), "head.weight": torch.zeros(10, 768)}
+    weights["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    torch.save({"model": weights}, tmp_path / "swin.pth")
+    checkpointer = AtomicCheckpointer(model)
+    checkpointer.load(str(tmp_path / "swin.pth"))
+    for name, value in model.state_dict().items():
+        short = name.removeprefix("backbone.bottom_up.")
+        assert (short in weights) == (name not in checkpointer.report.missing), name
+        assert short not in weights or torch.equal(value, weights[short])
+    missing = {name for name in checkpointer.report.missing if "bottom_up" in name}
+    assert missing == {f"backbone.bottom_up.{norm}{kind}" for norm in outputs for kind in ("weight", "bias")}
+
+
+def test_weights_may_lie_under_state_dict(tmp_path):
+    theirs = torchvision.models.resnet18(weights=None)
+    torch.save({"state_dict": theirs.state_dict(), "epoch": 3}, tmp_path / "resnet.pth")
+    model = resnet(18, stride_in_1x1=False)
+    checkpointer = AtomicCheckpointer(model)
+    checkpointer.load(str(tmp_path / "resnet.pth"))
+    assert checkpointer.report.complete
+    assert torch.equal(model.state_dict()["backbone.stem.conv1.weight"], theirs.conv1.weight)
 
 
 def test_caffe2_names(tmp_path):

@@ -4,7 +4,7 @@ A reader looks only at names and shapes; it builds no model and reads no file. `
 """
 
 from mvseg.checkpoints.readers import centernet2, detic  # noqa: F401  (registers the readers)
+from mvseg.checkpoints.readers.pretrained import translate_weights
 from mvseg.checkpoints.readers.registry import READERS, Part, Reader, Rule, Translation, Unrecognised, get_reader
-from mvseg.checkpoints.readers.resnet import translate_weights
 
 __all__ = ["READERS", "Part", "Reader", "Rule", "Translation", "Unrecognised", "get_reader", "translate_weights"]

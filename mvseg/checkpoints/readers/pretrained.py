@@ -1,4 +1,7 @@
-"""Parameter names of foreign ResNets turned into Detectron2's: Caffe2 (MSRA's ImageNet weights) and torchvision.
+"""Parameter names of pre-trained backbones turned into those of a detector's backbone.
+
+ResNets: Caffe2 (MSRA's ImageNet weights), torchvision and timm (such as MIIL's ResNet-50 for ImageNet-21k); Swin
+Transformers by their authors.
 
 Every checkpoint is asked whether it has such names; whole detectors of other projects are read by the readers beside.
 """
@@ -27,11 +30,12 @@ _CAFFE2_KIND = {
 _TORCHVISION_BLOCK = re.compile(
     r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<part>\w+)\.(?:(?P<index>[01])\.)?(?P<kind>\w+)"
 )
+_SWIN_BLOCK = re.compile(r"layers\.\d\.blocks\.\d+\.attn\.qkv\.weight")
 _TORCHVISION_STEM = re.compile(r"(?P<part>conv1|bn1)\.(?P<kind>\w+)")
 
 
 def translate_weights(weights: Mapping[str, Any], model_names: Collection[str]) -> dict[str, Any] | None:
-    """Rename the weights of a foreign ResNet.
+    """Rename the weights of a pre-trained ResNet or Swin Transformer.
 
     Args:
         weights: name to array or tensor, as in the file.
@@ -47,6 +51,9 @@ def translate_weights(weights: Mapping[str, Any], model_names: Collection[str]) 
         if any(".layer1." in name for name in model_names):
             return dict(weights)
         return {_from_torchvision(name): value for name, value in weights.items()}
+    if any(_SWIN_BLOCK.fullmatch(name) for name in weights):
+        # The norm and the head of a classifier would be taken for others by their endings; masks are computed.
+        return {n: v for n, v in weights.items() if not re.match(r"norm\.|head\.|.*attn_mask$", n)}
     return None
 
 

@@ -123,6 +123,14 @@ def test_arms_go_on_from_one_start_for_each_seed(lab, capsys, jobs):
     assert len(lab.calls()) == 8 and "all arms go on from" in (lab.folder / "test_claim.md").read_text()
 
 
+def test_all_seeds_may_share_a_start(lab):
+    assert lab("--jobs", "2", start={**START, "SEED": 5}) == 0
+    (weights,) = lab.folder.glob("runs/start-seed5-*/model_final.pth")
+    calls = lab.calls()
+    assert len(calls) == 7 and sum(f"MODEL.WEIGHTS {weights} " in call for call in calls) == 6
+    assert all(sum(f"SEED {seed} " in call for call in calls) == 2 for seed in (1, 2, 3))
+
+
 def test_nothing_goes_on_from_a_start_that_failed(lab, capsys):
     assert lab("--seeds", "1", start={"SOLVER.BASE_LR": 0.666}) == 1
     assert len(lab.calls()) == 1 and "goes on from has failed" in (lab.folder / "test_claim.md").read_text()

@@ -74,7 +74,8 @@ class Claim:
         metrics: numbers to compare, as "test set/task/metric".
         seeds: seeds of every arm.
         overrides: overrides of all arms, and of the start.
-        start: overrides of one training for each seed that all arms go on from; None: they start as the config says.
+        start: overrides of one training for each seed that all arms go on from, or, if they name a SEED, of one for all
+            seeds; None: the arms start as the config says.
         baseline: the arm that the others are compared with.
         command: the trainer, without options.
     """
@@ -118,7 +119,7 @@ class Claim:
         found = []
         for seed in seeds or self.seeds:
             start = None if self.start is None else self._run(START, "", seed, self.start)
-            found += [] if start is None else [start]
+            found += [start] if start is not None and start not in found else []
             for arm in only or self.arms:
                 own = dict(self.arms[arm])
                 parts = own.pop("runs", {"": {}})
@@ -126,11 +127,11 @@ class Claim:
         return found
 
     def _run(self, arm: str, part: str, seed: int, own: Mapping[str, Any], start: Run | None = None) -> Run:
-        overrides = {**self.overrides, **own, "SEED": seed}
+        overrides = {**self.overrides, "SEED": seed, **own}
         cfg = load_config(self.config_path, as_options(overrides))
         cfg.OUTPUT_DIR = ""
         decides = json.dumps([cfg.dump(), self.command, *([] if start is None else [start.key])])
-        return Run(arm, part, seed, overrides, hashlib.sha256(decides.encode()).hexdigest(), start)
+        return Run(arm, part, int(overrides["SEED"]), overrides, hashlib.sha256(decides.encode()).hexdigest(), start)
 
 
 def as_options(overrides: Mapping[str, Any]) -> list[str]:

@@ -121,7 +121,7 @@ def hint(outcomes: Sequence[Outcome]) -> str:
     Returns:
         One sentence.
     """
-    seeds = len({outcome.run.seed for outcome in outcomes if outcome.done})
+    seeds = len({outcome.run.seed for outcome in outcomes if outcome.done and outcome.run.arm != START})
     if not seeds:
         return "No run is done."
     least = sign_test(seeds, 0)
@@ -155,7 +155,7 @@ def write_tables(claim: Claim, outcomes: Sequence[Outcome], folder: Path) -> tup
         difference_table(claim, outcomes, "pipe"), "", "Mean and range over the seeds. " + hint(outcomes), "",
         f"- config: `{claim.config}`" + (f" with `{claim.overrides}`" if claim.overrides else ""),
         *(f"- arm {arm}: `{overrides}`" for arm, overrides in claim.arms.items() if arm in _arms(claim, outcomes)),
-        *([f"- all arms go on from one training for each seed: `{claim.start}`"] if claim.start is not None else []),
+        *([f"- all arms go on from the training start: `{claim.start}`"] if claim.start is not None else []),
         f"- code: {', '.join(facts['code'])}", f"- machine: {', '.join(facts['machine'])}",
         f"- date: {dates[0]} to {dates[-1]}" if dates else "- no run is done",
         *(f"- {o.run.title}: {o.error.splitlines()[0]}" for o in outcomes if o.error), "",

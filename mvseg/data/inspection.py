@@ -124,7 +124,7 @@ def inspect_card(card: DatasetCard, max_images: int | None = None, threads: int 
     if max_images is not None and max_images < len(step):
         step = np.unique(np.linspace(0, len(step) - 1, max_images).astype(int)) if max_images else step[:0]
     found.images = len(step)
-    found.problems += _check_files(card, [loaded.records[i] for i in step], threads)
+    found.problems += _check_files(card, [loaded.records[int(i)] for i in step], threads)
     return found
 
 

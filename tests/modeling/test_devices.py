@@ -12,6 +12,7 @@ from pretend_gpu import PretendGpu, put_on_host
 from whole_models import WORDS, build, record, recording, rows_of, text_cfg
 
 from mvseg.data.catalog import register_dataset
+from mvseg.modeling.captions import CaptionReader
 from mvseg.vocabulary import Scope, Vocabulary
 
 
@@ -143,3 +144,15 @@ def test_training_and_detection(changes: dict[str, Any]):
             found = model(batches[0])[0]["instances"]
             assert found.scores.device.type == found.pred_boxes.tensor.device.type == "cuda"
             assert found.to("cpu").scores.device.type == "cpu"
+
+
+@pytest.mark.parametrize("loss", ["max_size", "max_score", "min_loss", "wsddn"])
+def test_tags_and_captions(loss: str):
+    model = gpu_model(MODEL__IMAGE_LABELS__LOSS=loss, MODEL__IMAGE_LABELS__NUM_COLUMNS=3).train()
+    model.read_captions = CaptionReader(lambda texts: put_on_host(rows_of(list(texts))), 8)
+    tagged = {**on_cpu("det_a", 1, 0), "supervision": "tags", "image_labels": [0, 2]}
+    captioned = {**on_cpu("det_b", 2, 0), "supervision": "captions", "captions": ["a bus"], "image_labels": [1]}
+    with PretendGpu(), recording({}):
+        losses = model([tagged, on_cpu("det_b", 3), captioned])
+        sum(losses.values()).backward()
+    assert float(losses["image_loss_stage0"]) > 0 and float(losses["caption_loss_stage0"]) > 0

@@ -202,10 +202,13 @@ def test_only_wanted_columns_are_computed():
         predictor.cls_score.register_forward_hook(lambda module, args, output: widths.append(output.shape))
     check_step(model, [tagged(1, [2]), tagged(2, [2])])
     assert [shape[1] for shape in widths if shape[0]] == [2, 2, 2]
+    widths.clear()
     model = build(cfg_of())
-    with recording({"logits": model.roi_heads.box_predictor[0].cls_score}) as seen:
-        model.train()([tagged(1, [2])])
-    assert seen["logits"].shape[1] == 3  # the columns of the tags' own words, not those of the boxes
+    model.roi_heads.box_predictor[0].cls_score.register_forward_hook(
+        lambda module, args, output: widths.append(args[1].tolist()) if len(output) else None
+    )
+    check_step(model, [tagged(1, [2]), boxed(2)])
+    assert widths[0] == [0, 1, 2] and widths[1:] and all(columns == [2, 3, 4] for columns in widths[1:])
 
 
 def test_regions_of_images():

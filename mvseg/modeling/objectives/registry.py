@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvseg.modeling.context import BatchContext
@@ -129,7 +130,10 @@ class RegionTargets:
         """
         if self.scope is None:
             return None
-        wanted = torch.cat([self.scope.any(0), self.scope.new_zeros(1)])
+        # A batch may hold images that have no regions here, such as those with tags, whose columns are many.
+        asked = torch.zeros(len(self.scope), dtype=torch.bool, device=self.scope.device)
+        asked[self.images] = True
+        wanted = F.pad((self.scope & asked[:, None]).any(0), (0, 1))
         wanted[self.classes] = True  # the last entry is the background
         wanted = wanted[:-1]
         if self.rules is not None:

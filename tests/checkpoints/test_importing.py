@@ -177,6 +177,22 @@ def test_resnet50_with_the_classifier_of_its_pretraining():
     assert translation.config["MODEL.CLASSIFIER.LOSS"] == "sigmoid" and translation.num_columns == 22047
 
 
+def test_parts_that_only_training_needs_are_left_over():
+    shapes = detic_r18() | {"text_encoder.positional_embedding": (77, 512), "pixel_mean": (3, 1, 1)}
+    shapes |= {f"roi_heads.box_predictor.{k}.prop_score.0.weight": (16, 16) for k in range(3)}
+    shapes |= {f"roi_heads.box_predictor.{k}.cls_score.cls_bias": (1,) for k in range(3)}
+    translation = get_reader("detic").read(shapes)
+    left = {name for name in translation.left_over if not name.endswith("num_batches_tracked")}
+    assert {"text_encoder.positional_embedding", "pixel_mean", "roi_heads.box_predictor.2.prop_score.0.weight"} <= left
+    assert (
+        translation.names["roi_heads.box_predictor.1.cls_score.cls_bias"]
+        == "roi_heads.box_predictor.1.cls_score.cls_bias"
+    )
+    assert translation.config["MODEL.CLASSIFIER.BIAS"] == 0.0 and "cls_score.cls_bias" in " ".join(
+        expected_state(translation)
+    )
+
+
 def test_words_that_nobody_knows(tmp_path: Path):
     """22,047 classes: the file has their rows, but not their names; the model speaks words that are asked for."""
     source = tmp_path / "in.pth"
@@ -184,7 +200,7 @@ def test_words_that_nobody_knows(tmp_path: Path):
     result = import_weights("detic", source, tmp_path / "a.pth")
     assert [path.name for path in result.files] == ["a.pth", "a.yaml"] and "nobody says which words" in result.notes[0]
     save_embeddings(tmp_path / "clip.npz", torch.randn(2, 8), ["cat", "dog"])
-    encoder = ["MODEL.CLASSIFIER.TEXT_ENCODER", f"table:{tmp_path / 'clip.npz'}"]
+    encoder = ["MODEL.CLASSIFIER.TEXT_ENCODER", f"table:{tmp_path / 'clip.npz'}", "MODEL.CLASSIFIER.PROMPTS", "name"]
     predictor = Predictor(tmp_path / "a.yaml", vocabulary="dog, cat", opts=encoder, device="cpu")
     assert predictor.vocabulary.names == ("dog", "cat")
     with pytest.raises(ValueError, match="names no dataset"):

@@ -79,6 +79,8 @@ def missing_places(card: DatasetCard) -> list[str]:
         return [f"no {p}" for p in known if not Path(p).exists()] if known else ["not known"]
     near = {card.split, *card.files.values()}
     places = [card.image_root, card.annotations, card.split, *card.files.values()]
+    if card.format == "tar_shards" and not card.annotations:
+        places.append(str(Path(card.image_root) / INDEX_NAME))
     return [f"no {p}" for p in places if p and not card.resolve(str(p), near_card=p in near).exists()]
 
 

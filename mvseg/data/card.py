@@ -29,6 +29,7 @@ FORMAT_DEFAULTS = {
     "semantic": ("semantic", "sem_seg"),
     "coco_panoptic": ("panoptic", "coco_panoptic_seg"),
     "coco_captions": ("captions", "none"),
+    "coco_image_labels": ("tags", "none"),
     "caption_table": ("captions", "none"),
     "tar_shards": ("tags", "none"),
     "phrases": ("phrases", "none"),

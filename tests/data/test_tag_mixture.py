@@ -14,8 +14,10 @@ from mvseg.config import get_cfg
 from mvseg.data import get_records, get_vocabulary, register_dataset
 from mvseg.data.catalog import register_builtin_cards, unregister_card
 from mvseg.data.indexing import make_index
+from mvseg.data.label_spaces import label_space
 from mvseg.data.loader import build_train_loader
 from mvseg.data.sources.world.write import write_world
+from mvseg.data.streams import ClassCounts
 from mvseg.data.tar_files import close_files
 
 BOXES, TAGS = "world_lvis_train_norare", "world_tags_train"
@@ -163,3 +165,17 @@ def test_the_order_of_the_epoch_needs_no_list_of_records(monkeypatch, cfg):
     del made[:]
     next(iter(loader))
     assert len(made) == 4 and len(np.unique(made)) >= 1
+
+
+def test_tags_of_classes_that_have_boxes_elsewhere():
+    apart = label_space([BOXES, TAGS], "concatenate", embeddings=False, image_counts=True)
+    joined = label_space([BOXES, TAGS], "merge_names", embeddings=False, image_counts=True)
+    words = get_vocabulary(TAGS, embeddings=False).names
+    assert len(joined) == len(words) and len(apart) == 2 * len(words)
+    shown = Counter(label for record in get_records(TAGS) for label in record["image_labels"])
+    boxed = ClassCounts.from_records(get_records(BOXES), len(words)).image_count()
+    known = get_vocabulary(BOXES, embeddings=False).image_count
+    for index, word in enumerate(get_vocabulary(BOXES, embeddings=False).names):
+        place = words.index(word)
+        assert joined.columns(BOXES)[index] == joined.columns(TAGS)[place]
+        assert joined.image_count[joined.columns(TAGS)[place]] == shown[place] + (known or boxed)[index]

@@ -21,7 +21,7 @@ from shard_files import jpeg, webdataset, write_tar
 from mvseg.config import get_cfg
 from mvseg.data import get_records, get_vocabulary
 from mvseg.data.__main__ import main
-from mvseg.data.catalog import dataset_report
+from mvseg.data.catalog import dataset_report, unregister_card
 from mvseg.data.columns import ColumnRecords
 from mvseg.data.index_file import INDEX_NAME, check_files, open_index
 from mvseg.data.indexing import make_index
@@ -309,6 +309,21 @@ def test_a_corrupt_member_is_replaced_and_counted(tmp_path: Path, card, workers:
     cfg.DATALOADER.MAX_BAD_IMAGES = 0.0
     with pytest.raises(ImageReadError, match=r"1 of 12 images are unreadable.*MAX_BAD_IMAGES"):
         [batch for batch, _ in zip(build_train_loader(cfg), range(3))]
+
+
+def test_commands_that_look_at_data(shards: Path, capsys, tmp_path: Path):
+    (tmp_path / "card.yaml").write_text(f"name: looked_at_tars\nformat: tar_shards\nimage_root: {shards}\n")
+    cards = ["--cards", str(tmp_path / "card.yaml")]
+    try:
+        assert main(["stats", *cards, "looked_at_tars"]) == 0
+        assert main(["show", *cards, "looked_at_tars", "--output", str(tmp_path / "sheet.png"), "--images", "2,3"]) == 0
+        assert (tmp_path / "sheet.png").is_file() and "2 images of looked_at_tars" in capsys.readouterr().out
+        os.remove(shards / INDEX_NAME)
+        assert main(["list", *cards]) == 0
+        row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("looked_at_tars"))
+        assert row.endswith("mvseg.index")
+    finally:
+        unregister_card("looked_at_tars")
 
 
 def test_check_finds_corrupt_members(tmp_path: Path):

@@ -79,7 +79,7 @@ def load_coco_like(
     tree = read_coco_json(card, path)
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     report = LoadReport(card.name)
-    vocabulary, classes = _match_categories(card, tree, vocabulary, path)
+    vocabulary, classes = match_categories(card, tree, vocabulary, path)
     records = image_records(card, tree["images"], root, path, file_of_image, report)
     _add_annotations(card, records, tree["annotations"], classes, path, report)
     if finish_image is not None:
@@ -152,10 +152,23 @@ def _has_fields_of_evaluation(card: DatasetCard, annotations: list[dict[str, Any
     return all(key in annotation for annotation in annotations for key in needed)
 
 
-def _match_categories(
+def match_categories(
     card: DatasetCard, tree: Mapping[str, Any], vocabulary: Vocabulary | None, path: Path
 ) -> tuple[Vocabulary, dict[int, int]]:
-    """Return the vocabulary and category id -> class index (or IGNORED, FILTERED)."""
+    """Find the class of every category of a file.
+
+    Args:
+        card: the dataset's card.
+        tree: the file, with ``categories`` and ``annotations``.
+        vocabulary: the dataset's words; None: the categories of the file, in the order of their ids.
+        path: the file, named in errors.
+
+    Returns:
+        The vocabulary, and category id -> class index, IGNORED or FILTERED.
+
+    Raises:
+        ValueError: if a category is not in the vocabulary, or an annotation has none of them.
+    """
     categories = tree["categories"]
     if vocabulary is None:
         kept = [c for c in categories if c["name"] not in card.ignore and c["name"] not in card.aliases]

@@ -246,6 +246,14 @@ def test_centernet2(shapes: Shapes, vocabulary: str, loss: str, stages: int, tmp
     assert list(predictor.cfg.MODEL.ROI_HEADS.IN_FEATURES) == ["p3", "p4", "p5", "p6", "p7"]
 
 
+def test_the_other_projects_files_are_refused():
+    """Their names are alike, but not what their heads read and how they are tested."""
+    with pytest.raises(Unrecognised, match=r"mvseg\.checkpoints detic"):
+        get_reader("centernet2").read(detic_r18())
+    with pytest.raises(Unrecognised, match=r"mvseg\.checkpoints centernet2"):
+        get_reader("detic").read(centernet2_r18())
+
+
 def test_a_closed_set_of_unknown_order_is_refused(tmp_path: Path):
     torch.save(weights_of(centernet2_r18(365)), tmp_path / "in.pth")
     with pytest.raises(ValueError, match="in which order: add --vocabulary"):

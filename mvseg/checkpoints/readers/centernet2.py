@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mvseg.checkpoints.readers.backbones import pyramid_backbone
 from mvseg.checkpoints.readers.heads import cascade_heads, centernet_proposals, mask_head
-from mvseg.checkpoints.readers.registry import Part, Shapes, register_reader
+from mvseg.checkpoints.readers.registry import Part, Shapes, Unrecognised, register_reader
 
 LVIS_CLASSES = 1203
 
@@ -18,8 +18,13 @@ def read_centernet2(shapes: Shapes) -> list[Part]:
 
     Returns:
         Its parts.
+
+    Raises:
+        Unrecognised: if it has a text classifier, as Detic.
     """
     heads = cascade_heads(shapes)
+    if heads.text_width:
+        raise Unrecognised("a text classifier, as Detic has: python -m mvseg.checkpoints detic")
     lvis = heads.num_columns == LVIS_CLASSES
     return [
         pyramid_backbone(shapes),

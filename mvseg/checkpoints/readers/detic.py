@@ -20,17 +20,20 @@ def read_detic(shapes: Shapes) -> list[Part]:
         Its parts.
 
     Raises:
-        Unrecognised: if it is a Deformable DETR, which has no region heads.
+        Unrecognised: if it is a Deformable DETR, which has no region heads, or has no text classifier.
     """
     transformer = [name for name in shapes if name.startswith(("detr.", "transformer."))]
     if transformer:
         raise Unrecognised(f"a Deformable DETR, which mvseg does not read: {some(transformer, 3)}")
     if any(name.startswith("roi_heads.res5.") for name in shapes):
         return [c4_backbone(shapes), rpn_proposals(shapes), res5_heads(shapes), mask_head(shapes), _c4_test()]
+    heads = cascade_heads(shapes)
+    if not heads.text_width:
+        raise Unrecognised("a linear classifier, as CenterNet2 has: python -m mvseg.checkpoints centernet2")
     return [
         pyramid_backbone(shapes),
         centernet_proposals(shapes),
-        cascade_heads(shapes),
+        heads,
         mask_head(shapes),
         Part(
             what="thresholds of the tests on LVIS",

@@ -53,9 +53,11 @@ class PerClassLVISEvaluator(LVISEvaluator):
             return
         names = dict(zip(to_dataset, self._metadata.thing_classes))
         classes = [(to_dataset[i], names[i]) for i in sorted(names)]
-        options = {"novel": novel_classes(self._metadata.name), "max_detections": self._max_dets_per_image or 300}
+        novel, limit = novel_classes(self._metadata.name), self._max_dets_per_image or 300
         for task in sorted(tasks):
-            self._results[task] = lvis_metrics(self._lvis_api, results, task, classes, **options)
+            self._results[task] = lvis_metrics(
+                self._lvis_api, results, task, classes, max_detections=limit, novel=novel
+            )
 
 
 def lvis_metrics(

@@ -4,8 +4,8 @@ from mvseg.modeling.backbones import TimmBackbone
 from mvseg.modeling.classifier import LinearClassifier, TextClassifier
 from mvseg.modeling.meta_arch import MultiDatasetRCNN
 from mvseg.modeling.objectives import OBJECTIVES, RegionObjective, RegionTargets
-from mvseg.modeling.proposals import CenterNet
-from mvseg.modeling.roi_heads import MultiDatasetCascadeROIHeads
+from mvseg.modeling.proposals import CenterNet, MultiDatasetRPN
+from mvseg.modeling.roi_heads import MultiDatasetCascadeROIHeads, MultiDatasetRes5ROIHeads
 
 __all__ = [
     "OBJECTIVES",
@@ -13,6 +13,8 @@ __all__ = [
     "LinearClassifier",
     "MultiDatasetCascadeROIHeads",
     "MultiDatasetRCNN",
+    "MultiDatasetRPN",
+    "MultiDatasetRes5ROIHeads",
     "RegionObjective",
     "RegionTargets",
     "TextClassifier",

@@ -334,3 +334,26 @@ class TestTags:
         expected = 0.1 * (F.binary_cross_entropy_with_logits(logits, target, reduction="sum") + np.log(2))
         torch.testing.assert_close(losses["image_loss"], expected, rtol=1e-4, atol=1e-6)
         assert float(losses["loss_cls"].detach()) == float(losses["loss_box_reg"].detach()) == 0
+
+
+def test_captions_compare_whole_images():
+    model = build_model(small_cfg("c4_a", MODEL__RESNETS__NORM="FrozenBN")).train()
+    heads = model.roi_heads
+    features = {"res4": torch.randn(2, 64, 4, 5)}
+    boxes = Boxes(torch.tensor([[2.0, 3, 10, 14], [10, 2, 60, 50]]))
+    proposals = [Instances((64, 80), proposal_boxes=boxes, objectness_logits=torch.zeros(2)) for _ in range(2)]
+    nothing = Instances((64, 80), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.long))
+    captions = torch.randn(3, rows_of(["cat"]).shape[1])  # the third is of another process
+    both = torch.arange(2)
+    context = BatchContext(("captions",) * 2, captions=captions, own_captions=both, caption_images=both)
+    with recording({}):
+        losses = heads(None, features, proposals, [nothing, nothing], context)[1]
+    whole = [Boxes(torch.tensor([[0.0, 0, 80, 64]]))] * 2
+    hidden = heads.res5(heads.pooler([features["res4"]], whole)).mean((2, 3))
+    units = F.normalize(heads.box_predictor.cls_score.linear(hidden), dim=1)
+    logits = 50 * units @ F.normalize(captions, dim=1).t()
+    targets = F.one_hot(both, 3).float()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    expected = 0.1 * (entropy * (targets + 0.125 * (1 - targets))).sum() / 2
+    torch.testing.assert_close(losses["caption_loss"], expected, rtol=1e-4, atol=1e-6)
+    assert float(losses["loss_cls"].detach()) == float(losses["image_loss"].detach()) == 0

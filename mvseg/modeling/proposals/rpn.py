@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
@@ -66,7 +67,7 @@ class MultiDatasetRPN(RPN):
         weights = context.weights
         places = [index for index, known in enumerate(context.has_places) if known]
         if not places:
-            nothing = sum(x.flatten()[:0].sum() for x in (*logits, *deltas))
+            nothing = torch.stack([x.flatten()[:0].sum() for x in (*logits, *deltas)]).sum()
             return {"loss_rpn_cls": nothing, "loss_rpn_loc": nothing}
         labels, boxes = self.label_and_sample_anchors(anchors, [targets[index] for index in places])
         if weights is None and len(places) == len(targets):

@@ -7,10 +7,18 @@ from typing import Any
 
 from mvseg.checkpoints.readers.registry import Part, Rule, Shapes, Unrecognised, some
 
+IOUS = [0.6, 0.7, 0.8]  # of the cascade stages
+DELTA_WEIGHTS = [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]]
 OLD_BUFFERS = Rule(
     r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\..*",
     None,
     "a constant that follows from the config",
+)
+
+CLASSIFIER_RULES = (
+    Rule(r".*\.freq_weight", None, "counts of images, which belong to the words"),
+    Rule(r".*\.prop_score\..*", None, "the branch that compares regions (WSDDN), used only in training"),
+    Rule(r".*\.cls_score\.zs_weight", None, "text rows, which belong to the words (saved beside the weights)"),
 )
 
 
@@ -93,14 +101,8 @@ def cascade_heads(shapes: Shapes) -> Part:
     foreign = [n for n in _below(shapes, "roi_heads.box_head.") if not re.search(r"\bfc\d+\.", n)]
     if foreign:
         raise Unrecognised(f"region heads with convolutions are not known: {some(foreign, 3)}")
-    if "roi_heads.box_head.fc1.weight" in shapes:  # a single stage that is no list
-        stages, box_head, predictor = 1, "roi_heads.box_head.", "roi_heads.box_predictor."
-        rename = Rule(r"roi_heads\.(box_head|box_predictor)\.(.*)", r"roi_heads.\1.0.\2")
-    else:
-        stages = len({n.split(".")[2] for n in _below(shapes, "roi_heads.box_head.")})
-        box_head, predictor = "roi_heads.box_head.0.", "roi_heads.box_predictor.0."
-        rename = Rule(r"roi_heads\.(box_head|box_predictor)\.\d+\..*")
-        _check_stages(shapes, stages)
+    stages, first, rename = _stages(shapes)
+    box_head, predictor = f"roi_heads.box_head.{first}", f"roi_heads.box_predictor.{first}"
     fc_names = [n for n in _below(shapes, box_head) if n.endswith(".weight")]
     if not stages or not fc_names:
         raise Unrecognised(f"no region heads: entries below roi_heads. are {some(_below(shapes, 'roi_heads.'))}")
@@ -108,16 +110,15 @@ def cascade_heads(shapes: Shapes) -> Part:
     channels = shapes[fc_names[0]][1]
     fpn = shapes.get("backbone.fpn_output3.weight", (256,))[0]
     resolution = round((channels / fpn) ** 0.5)
-    thresholds, weights = [0.6, 0.7, 0.8], [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]]
-    if stages > len(thresholds):
+    if stages > len(IOUS):
         raise Unrecognised(f"{stages} cascade stages, known are 1 to 3")
     return Part(
         what=f"{stages} cascade stage(s), {len(fc_names)} layers of {shapes[fc_names[0]][0]}; {classifier.what}",
         config={
             "MODEL.ROI_HEADS.NAME": "MultiDatasetCascadeROIHeads",
             "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.6],
-            "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": thresholds[:stages],
-            "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": weights[:stages],
+            "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": IOUS[:stages],
+            "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": DELTA_WEIGHTS[:stages],
             "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
             "MODEL.ROI_BOX_HEAD.NUM_FC": len(fc_names),
             "MODEL.ROI_BOX_HEAD.FC_DIM": shapes[fc_names[0]][0],
@@ -177,40 +178,16 @@ def text_or_linear_classifier(shapes: Shapes, predictor: str) -> Part:
         Unrecognised: if there is none, or the box branch refines one box for every class.
     """
     linear, text = f"{predictor}cls_score.weight", f"{predictor}cls_score.linear.weight"
-    rows, counts = f"{predictor}cls_score.zs_weight", f"{predictor}freq_weight"
+    counts = f"{predictor}freq_weight"
     boxes = shapes.get(f"{predictor}bbox_pred.weight") or shapes.get(f"{predictor}bbox_pred.2.weight")
     if boxes is None or boxes[0] != 4:
         raise Unrecognised(f"{predictor}bbox_pred: known are boxes that do not depend on the class, 4 numbers: {boxes}")
-    federated = counts in shapes
-    rules = (
-        Rule(r".*\.freq_weight", None, "counts of images, which belong to the words"),
-        Rule(r".*\.prop_score\..*", None, "the branch that compares regions (WSDDN), used only in training"),
-        Rule(r".*\.cls_score\.zs_weight", None, "text rows, which belong to the words (saved beside the weights)"),
-    )
     if text in shapes:
-        config: dict[str, Any] = {
-            "MODEL.CLASSIFIER.NAME": "text",
-            "MODEL.CLASSIFIER.LOSS": "federated" if federated else "sigmoid",
-            "MODEL.CLASSIFIER.TEXT_ENCODER": "open_clip:ViT-B-32:openai",
-            "MODEL.CLASSIFIER.PROMPTS": "single",
-        }
-        if f"{predictor}cls_score.cls_bias" in shapes:
-            config["MODEL.CLASSIFIER.BIAS"] = 0.0
-        return Part(
-            what=f"text classifier, width {shapes[text][0]}",
-            config=config,
-            rules=rules,
-            assumed=('temperature 50, text embeddings of CLIP ViT-B/32 with the prompt "a {}"',),
-            text_width=shapes[text][0],
-            text_rows=rows if rows in shapes else "",
-            num_columns=shapes[rows][1] - 1 if rows in shapes else None,
-            image_weights=counts if federated else "",
-        )
+        return _text_classifier(shapes, predictor)
     if linear not in shapes:
-        raise Unrecognised(
-            f"no classifier: entries below {predictor} are {some(_below(shapes, predictor)) or 'missing'}"
-        )
-    columns = shapes[linear][0] - 1
+        there = some(_below(shapes, predictor)) or "missing"
+        raise Unrecognised(f"no classifier: entries below {predictor} are {there}")
+    columns, federated = shapes[linear][0] - 1, counts in shapes
     return Part(
         what=f"linear classifier, {columns} classes",
         config={
@@ -218,9 +195,32 @@ def text_or_linear_classifier(shapes: Shapes, predictor: str) -> Part:
             "MODEL.CLASSIFIER.LOSS": "federated" if federated else "softmax",
             "MODEL.ROI_HEADS.NUM_CLASSES": columns,
         },
-        rules=rules,
+        rules=CLASSIFIER_RULES,
         assumed=() if federated else ("trained with softmax, as it has no image counts",),
         num_columns=columns,
+        image_weights=counts if federated else "",
+    )
+
+
+def _text_classifier(shapes: Shapes, predictor: str) -> Part:
+    rows, counts = f"{predictor}cls_score.zs_weight", f"{predictor}freq_weight"
+    width, federated = shapes[f"{predictor}cls_score.linear.weight"][0], counts in shapes
+    config: dict[str, Any] = {
+        "MODEL.CLASSIFIER.NAME": "text",
+        "MODEL.CLASSIFIER.LOSS": "federated" if federated else "sigmoid",
+        "MODEL.CLASSIFIER.TEXT_ENCODER": "open_clip:ViT-B-32:openai",
+        "MODEL.CLASSIFIER.PROMPTS": "single",
+    }
+    if f"{predictor}cls_score.cls_bias" in shapes:
+        config["MODEL.CLASSIFIER.BIAS"] = 0.0
+    return Part(
+        what=f"text classifier, width {width}",
+        config=config,
+        rules=CLASSIFIER_RULES,
+        assumed=('temperature 50, text embeddings of CLIP ViT-B/32 with the prompt "a {}"',),
+        text_width=width,
+        text_rows=rows if rows in shapes else "",
+        num_columns=shapes[rows][1] - 1 if rows in shapes else None,
         image_weights=counts if federated else "",
     )
 
@@ -256,6 +256,15 @@ def mask_head(shapes: Shapes) -> Part:
         },
         rules=(Rule(r"roi_heads\.mask_head\.(mask_fcn\d+|deconv|predictor)\..*"),),
     )
+
+
+def _stages(shapes: Shapes) -> tuple[int, str, Rule]:
+    """Number of stages, what stands before the names of the first one, and what they become."""
+    if "roi_heads.box_head.fc1.weight" in shapes:  # a single stage that is no list
+        return 1, "", Rule(r"roi_heads\.(box_head|box_predictor)\.(.*)", r"roi_heads.\1.0.\2")
+    stages = len({n.split(".")[2] for n in _below(shapes, "roi_heads.box_head.")})
+    _check_stages(shapes, stages)
+    return stages, "0.", Rule(r"roi_heads\.(box_head|box_predictor)\.\d+\..*")
 
 
 def _check_stages(shapes: Shapes, stages: int) -> None:

@@ -66,9 +66,9 @@ def use_sparse_gradient(pooler: nn.Module) -> nn.Module:
     """
     for name, child in pooler.named_children():
         if type(child) is ROIAlign:
-            size = child.output_size
-            size = (size, size) if isinstance(size, int) else tuple(size)
-            layer = SparseGradientROIAlign(size, child.spatial_scale, child.sampling_ratio, child.aligned)
+            old: Any = child
+            size = (old.output_size, old.output_size) if isinstance(old.output_size, int) else tuple(old.output_size)
+            layer = SparseGradientROIAlign(size, old.spatial_scale, old.sampling_ratio, old.aligned)
             setattr(pooler, name, layer)
         else:
             use_sparse_gradient(child)
@@ -87,7 +87,8 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (regions,) = ctx.saved_tensors
         _, scale, sampling_ratio, aligned = ctx.setting
-        result = pooling_gradient(gradient, regions, ctx.shape, scale, sampling_ratio, aligned)
+        with torch.autocast(gradient.device.type, enabled=False):  # sparse products know no bfloat16
+            result = pooling_gradient(gradient, regions, ctx.shape, scale, sampling_ratio, aligned)
         return result, None, None, None, None, None
 
 

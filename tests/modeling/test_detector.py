@@ -351,7 +351,6 @@ def test_bad_records(change: dict, message: str):
     [
         ({"MODEL__CLASSIFIER__NAME": "bayes"}, "choose text or linear"),
         ({"MODEL__CLASSIFIER__LOSS": "sigmoida"}, "nearest: sigmoid"),
-        ({"MODEL__CLASSIFIER__LOSS": "federated"}, "image count"),
         ({"MODEL__ROI_HEADS__IOU_THRESHOLDS": [0.5]}, "IOU_THRESHOLDS"),
         ({"MODEL__ROI_BOX_CASCADE_HEAD__IOUS": [0.6, 0.7]}, "one entry per stage"),
         ({"MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": False}, "CLS_AGNOSTIC_BBOX_REG"),

@@ -190,7 +190,7 @@ class CenterNet(nn.Module):
         They are connected past the head, whose gradient would cost as much as that of a batch with boxes.
         """
         _mean_over_processes(maps[0].new_zeros(2))  # the other processes wait for it
-        nothing = sum(part.flatten()[:0].sum() for part in (*maps, *self.centernet_head.parameters()))
+        nothing: Any = sum(part.flatten()[:0].sum() for part in (*maps, *self.centernet_head.parameters()))
         return dict.fromkeys(LOSSES, nothing * 1.0)
 
     def losses(

@@ -316,6 +316,11 @@ class TestTags:
             sum(losses.values()).backward()
             assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
+    def test_a_generator_that_knows_no_tags_is_refused(self):
+        model = build_model(small_cfg(MODEL__PROPOSAL_GENERATOR__NAME="RPN"))
+        with pytest.raises(ValueError, match=r"RPN would learn that images without boxes .*MultiDatasetRPN"):
+            losses_of(model, [record("c4_a", 1), tagged("c4_b", 2, [1])])
+
     def test_only_the_largest_proposal_learns_the_tag(self):
         model = build_model(small_cfg("c4_a", MODEL__RESNETS__NORM="FrozenBN")).train()
         boxes = torch.tensor(

@@ -141,6 +141,11 @@ class MultiDatasetRCNN(GeneralizedRCNN):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         if getattr(self.proposal_generator, "takes_context", False):
             return self.proposal_generator(images, features, targets, context)
+        if not all(context.has_places):
+            raise ValueError(
+                f"{type(self.proposal_generator).__name__} would learn that images without boxes are empty: set "
+                "MODEL.PROPOSAL_GENERATOR.NAME to MultiDatasetRPN or CenterNet"
+            )
         proposals, losses = self.proposal_generator(images, features, targets)
         if context.weights is not None:  # a foreign generator knows no image weights
             losses = {name: loss * context.weights.mean() for name, loss in losses.items()}

@@ -6,6 +6,7 @@ for. Mapped arrays are not even read before that, and all processes share their 
 
 from __future__ import annotations
 
+import mmap
 import operator
 import os
 from array import array
@@ -47,7 +48,7 @@ class _Place:
 
 
 def _place(value: Any) -> Any:
-    if isinstance(value, np.memmap) and value.filename is not None:
+    if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap):  # the array itself, not a part of one
         return _Place(str(value.filename), value.dtype.str, value.offset, len(value))
     return value
 

@@ -59,9 +59,9 @@ def plurals(word: str) -> tuple[str, ...]:
 class WordMatcher:
     """Finds which words of a vocabulary a sentence names.
 
-    A word is found where all its parts stand side by side as whole words: "dog" not in "hotdog". In "a hot dog" the longest
-    is found and nothing in it, unless ``overlaps``. A spelling that several words share (in LVIS "bow" is a weapon, a ribbon
-    and a fiddlestick) names none of them, unless ``ambiguous``; but a word's own name comes before another's synonym.
+    A word is found where all its parts stand side by side as whole words: "dog" not in "hotdog". In "a hot dog" the
+    longest is found and nothing in it, unless ``overlaps``. A spelling that several words share (in LVIS "bow" is a
+    weapon and a ribbon) names none of them, unless ``ambiguous``; but a word's own name comes before another's synonym.
 
     Args:
         vocabulary: the words.

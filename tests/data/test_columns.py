@@ -97,3 +97,11 @@ def test_names_by_template():
     assert not ColumnRecords("d", "tags", columns).annotated().any()
     assert not ColumnRecords("d", "captions", columns).annotated().any()
     assert len(ColumnRecords("d", "tags", columns).class_pairs()[0]) == 0
+
+
+def test_parts_of_mapped_arrays_are_sent_whole(tmp_path: Path):
+    np.arange(10, dtype=np.int32).tofile(tmp_path / "numbers")
+    whole = np.memmap(tmp_path / "numbers", np.int32, "r")
+    for values in (whole, whole[4:7], whole[::-1]):
+        column = ListColumn(values, np.array([0, 2]))
+        assert pickle.loads(pickle.dumps(column))[0].tolist() == values[:2].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from detectron2.modeling import build_model
 import mvseg.modeling  # noqa: F401
 from mvseg.config import load_config
 from mvseg.data import register_builtin_cards
-from mvseg.data.catalog import BUILTIN_CARDS, get_card, unregister_card
+from mvseg.data.catalog import BUILTIN_CARDS, get_card, get_vocabulary, unregister_card
 from mvseg.data.mixing import mixture_from_config
 from mvseg.training import build_clipping, build_optimizer
 from mvseg.training.setup import prepare_datasets
@@ -22,6 +23,8 @@ from mvseg.training.step import choose_precision
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if not {"cards", "real"} & set(p.parts)]
 RUNNABLE = [p for p in CONFIGS if not p.name.startswith("Base-")]
+SYSTEMS = sorted((ROOT / "projects").glob("*/configs/*.yaml"))
+MODELS = [p for p in SYSTEMS if not p.name.startswith("Base-")]
 
 
 @pytest.fixture
@@ -66,7 +69,83 @@ def test_config_describes_a_model_that_can_be_built(path, tmp_path, monkeypatch,
     assert not metric or metric.split("/")[0] in cfg.DATASETS.TEST
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def columns_by_name(cfg) -> int:
+    """Words of a training mixture, of equal ones but for case and separators only one."""
+    cards = [get_card(entry.name) for entry in mixture_from_config(cfg)]
+    spoken = [get_vocabulary(card.name, embeddings=False).names for card in cards if card.vocabulary is not None]
+    return len({word.lower().replace("_", " ") for names in spoken for word in names})
+
+
+class RandomEncoder:
+    """Stands for CLIP's text encoder, which is not installed with mvseg."""
+
+    fingerprint = "random"
+
+    def encode(self, texts):
+        return torch.randn(len(texts), 512, generator=torch.Generator().manual_seed(len(texts)))
+
+
+@pytest.fixture
+def system_data(tmp_path, monkeypatch):
+    """An empty folder of datasets with the one file of words that cards of projects need; CLIP replaced."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "imagenet21k").mkdir()
+    (tmp_path / "imagenet21k" / "words.tsv").write_text("name\tkey\ndog\tn02084071\ngiant squid\tn01971094\n")
+    monkeypatch.setattr("mvseg.modeling.words.build_text_encoder", lambda *args, **kwargs: RandomEncoder())
+    register_builtin_cards()
+    yield tmp_path
+    for card in (ROOT / "projects").glob("*/cards*/*.yaml"):
+        with contextlib.suppress(KeyError, ValueError):
+            if get_card(card.stem).source == card.resolve():
+                unregister_card(card.stem)
+    monkeypatch.undo()
+    register_builtin_cards()
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_config_of_a_system_describes_a_model_that_can_be_built(path, system_data):
+    cfg = load_config(path, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False"])
+    prepare_datasets(cfg)
+    assert all(get_card(name).evaluator for name in cfg.DATASETS.TEST)
+    model = build_model(cfg)
+    assert model.roi_heads.num_classes == columns_by_name(cfg)
+    assert f"output/Detic/{path.stem}" == cfg.OUTPUT_DIR
+    weights = load_config(path).MODEL.WEIGHTS
+    tagged = {get_card(entry.name).supervision for entry in mixture_from_config(cfg)} & {"tags", "captions"}
+    assert bool(tagged) == path.stem.startswith("Detic_")
+    if tagged:  # goes on from a box-supervised model with the same parameters
+        start = next(p for p in MODELS if f"output/Detic/{p.stem}/model_final.pth" == weights)
+        before = load_config(start)
+        for node in ("BACKBONE", "SWIN", "RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD", "MASK_ON", "CENTERNET"):
+            assert cfg.MODEL[node] == before.MODEL[node], node
+        assert cfg.MODEL.TIMM.NAME.split(".")[0] == before.MODEL.TIMM.NAME.split(".")[0]
+        assert cfg.MODEL.TIMM.OUT_INDICES == before.MODEL.TIMM.OUT_INDICES
+        assert cfg.DATALOADER.GROUPING == "dataset"
+
+
+def test_published_recipes_of_detic():
+    """Learning rates, steps, images a step, sizes and shares of the published models (facts/detic.md, a.8)."""
+    found = {}
+    for path in MODELS:
+        cfg = load_config(path)
+        solver, mix = cfg.SOLVER, mixture_from_config(cfg)
+        tags = [entry for entry in mix if entry.image_size is not None]
+        shown = (tags[0].batch_size, tags[0].image_size, tags[0].ratio) if tags else None
+        found[path.stem] = (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH, shown)
+    r50, swin = (2e-4, 90000, 64), (1e-4, 180000, 32)
+    assert found["BoxSup_Lbase_R50"] == (*r50, None) and found["BoxSup_L_SwinB"] == (*swin, None)
+    assert found["Detic_LbaseI_R50"] == found["Detic_LI_R50"] == (*r50, (256, 320, 4))
+    assert found["Detic_LbaseCCimg_R50"] == found["Detic_LbaseCCcapimg_R50"] == (*r50, (256, 320, 4))
+    assert found["Detic_LbaseI_SwinB"] == found["Detic_LI_SwinB"] == (*swin, (128, 448, 4))
+    assert found["Detic_LI21k_SwinB"] == found["Detic_LCOCOI21k_SwinB"] == (*swin, (128, 448, 16))
+    for name in ("R50", "R18", "CXT"):
+        assert found[f"Detic_LCOCOI21k_{name}"] == (*swin, (128, 320, 4)), name
+    assert found["BoxSup_OVCOCO_R50"] == (0.02, 90000, 16, None)
+    assert all(found[f"Detic_OVCOCO_R50_{name}"][3] == (64, 400, 4) for name in ("max_size", "caption"))
+
+
+@pytest.mark.parametrize("path", CONFIGS + SYSTEMS, ids=lambda path: path.stem)
 def test_config_is_short_and_says_what_it_is(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ") and len(lines) <= 90

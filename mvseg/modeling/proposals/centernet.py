@@ -190,8 +190,9 @@ class CenterNet(nn.Module):
         They are connected past the head, whose gradient would cost as much as that of a batch with boxes.
         """
         _mean_over_processes(maps[0].new_zeros(2))  # the other processes wait for it
-        nothing: Any = sum(part.flatten()[:0].sum() for part in (*maps, *self.centernet_head.parameters()))
-        return dict.fromkeys(LOSSES, nothing * 1.0)
+        parts = (*maps, *self.centernet_head.parameters())
+        nothing = torch.stack([part.flatten()[:0].sum() for part in parts]).sum()
+        return dict.fromkeys(LOSSES, nothing)
 
     def losses(
         self, logits: Tensor, distances: Tensor, targets: CenterNetTargets, context: BatchContext | None = None

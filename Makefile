@@ -1,5 +1,5 @@
 # make install     virtual environment with mvseg and its tools
-# make quickstart  install, draw the world, train on a mixture, evaluate, one report to look at (under 10 minutes on 2 cores)
+# make quickstart  install, draw the world, train on a mixture, evaluate, one report to look at (about 10 minutes on 2 cores)
 # make test        install, style and type checks, the test suite
 PYTHON ?= python3
 VENV ?= .venv

@@ -158,7 +158,7 @@ class Workshop:
         # --resume starts anew where there is no checkpoint, and goes on where a killed run has left one.
         command = [*program, "--config-file", str(self.claim.config_path), "--resume", *options]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(max(1, cores // self.jobs))
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // self.jobs)))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         with (place / LOG).open("ab") as log:
             # In a session of its own Ctrl-C does not reach it: it is asked to end by SIGTERM and writes a checkpoint.

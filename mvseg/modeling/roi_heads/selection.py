@@ -7,6 +7,8 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from mvseg.modeling.roi_heads.soft_suppression import soft_suppression
+
 FIRST_CANDIDATES = 4096
 GROWTH = 4
 
@@ -48,6 +50,7 @@ def select_detections(
     nms_threshold: float,
     topk: int,
     class_agnostic: bool = False,
+    soft_sigma: float | None = None,
 ) -> tuple[Instances, Tensor]:
     """Keep the best detections of one image after suppression, within each class or over all classes.
 
@@ -62,6 +65,8 @@ def select_detections(
         nms_threshold: IoU above which the worse of two boxes goes; 1 keeps all.
         topk: largest number of detections; negative keeps all.
         class_agnostic: a box also suppresses the worse boxes of other classes.
+        soft_sigma: width of the Gaussian by which scores fall with the overlap, instead of a threshold on the overlap;
+            None: worse boxes go.
 
     Returns:
         ``pred_boxes``, ``scores`` and ``pred_classes`` by descending score, and (N,) int64 row of each.
@@ -76,14 +81,24 @@ def select_detections(
     while True:
         best = _best(passing, count)
         groups = torch.zeros_like(best) if class_agnostic else classes[best]
-        keep = batched_nms(clipped.tensor[rows[best]], passing[best], groups, nms_threshold)
-        if count >= len(passing) or len(keep) >= topk:
+        if soft_sigma is None:
+            keep = batched_nms(clipped.tensor[rows[best]], passing[best], groups, nms_threshold)
+            keep = keep if topk < 0 else keep[:topk]
+            final, enough = passing[best[keep]], len(keep) >= topk
+        else:
+            limit = score_threshold[classes[best]] if isinstance(score_threshold, Tensor) else score_threshold
+            keep, final = soft_suppression(
+                clipped.tensor, passing[best], rows[best], groups, sigma=soft_sigma, score_threshold=limit, topk=topk
+            )
+            # What was left out is at most as good as the last candidate, and its score can only fall.
+            enough = len(keep) >= topk and (topk == 0 or bool(final[-1] >= passing[best[-1]]))
+        if count >= len(passing) or enough:
             break
         count *= GROWTH
-    kept = best[keep if topk < 0 else keep[:topk]]
+    kept = best[keep]
     result = Instances(image_size)
     result.pred_boxes = Boxes(clipped.tensor[rows[kept]])
-    result.scores = passing[kept]
+    result.scores = final
     result.pred_classes = classes[kept]
     return result, rows[kept]
 

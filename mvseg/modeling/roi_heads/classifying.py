@@ -1,13 +1,15 @@
-"""What all region heads for many datasets share: words of the test, class losses by objective, scores to detections."""
+"""What all region heads for many datasets share: the way of a step, words of the test, class losses, detections."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import ROIHeads
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from mvseg.data.supervision import has_places
@@ -21,7 +23,9 @@ from mvseg.modeling.objectives import (
     build_objectives,
     chosen_objectives,
 )
+from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
+from mvseg.modeling.region_pooling import use_sparse_gradient
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
 from mvseg.modeling.roi_heads.image_labels import (
     ImageLabelSettings,
@@ -42,37 +46,136 @@ from mvseg.vocabulary import LabelSpace
 SCORES_AT_ONCE = 2**24
 
 
-def classification_arguments(cfg: Any) -> dict[str, Any]:
-    """Read what :class:`ClassifyingHeads` needs.
+class ClassifyingHeads(ROIHeads):
+    """Base of region heads with one or several :class:`BoxPredictor`, before one of Detectron2's heads.
 
-    Args:
-        cfg: the config tree; reads ``MODEL.ROI_HEADS``, ``ROI_BOX_HEAD`` and ``CLASSIFIER``.
-
-    Returns:
-        Arguments for the constructor of region heads.
+    A subclass names ``ClassifyingHeads`` first and Detectron2's heads second. It says where its ``predictors`` are, how
+    region features are made, what is learnt where there are boxes, and how proposals become detections.
     """
-    space = training_label_space(cfg)
-    columns = num_label_columns(cfg, space)
-    return {
-        "label_space": space,
-        "prompt_context": prompt_context(cfg, space),
-        "num_classes": columns,
-        "image_labels": ImageLabelSettings.from_config(cfg),
-        "objectives": build_objectives(cfg, columns, None if space is None else space.image_count),
-        "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-        "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-        "topk": cfg.TEST.DETECTIONS_PER_IMAGE,
-        "class_agnostic_nms": cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC,
-        "multiply_proposal_score": cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE,
-        "one_class_per_proposal": cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL,
-    }
-
-
-class ClassifyingHeads:
-    """Mixed into a subclass of Detectron2's ``ROIHeads`` that has one or several :class:`BoxPredictor`."""
 
     takes_context = True  # forward() accepts a BatchContext
-    objectives: Any  # nn.ModuleDict of RegionObjective
+    names_stages = False  # losses end in _stage0, _stage1, ...; then there is _next_proposals()
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        objectives: Mapping[str, RegionObjective],
+        image_labels: ImageLabelSettings | None = None,
+        score_threshold: float,
+        nms_threshold: float,
+        topk: int,
+        class_agnostic_nms: bool = False,
+        multiply_proposal_score: bool = False,
+        one_class_per_proposal: bool = False,
+        mask_weight: float = 1.0,
+        label_space: LabelSpace | None = None,
+        prompt_context: PromptContext | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the heads.
+
+        Args:
+            objectives: kind of supervision to the objective that learns from it.
+            image_labels: which regions of an image learn from its labels; None: the defaults.
+            score_threshold: test scores must be above it.
+            nms_threshold: IoU of the suppression at test time.
+            topk: largest number of detections per image.
+            class_agnostic_nms: suppress boxes over all classes together, not within each class.
+            multiply_proposal_score: test score = sqrt(class probability * proposal probability).
+            one_class_per_proposal: report only the best class of every region.
+            mask_weight: factor on the mask loss.
+            label_space: what the label columns mean; None: nobody said.
+            prompt_context: learnable context that the classifiers of all stages make their text rows with, or None.
+            **kwargs: as for Detectron2's heads; every box predictor is a ``BoxPredictor``.
+        """
+        super().__init__(**kwargs)
+        self.objectives: Any = nn.ModuleDict(objectives)
+        self.image_labels = image_labels or ImageLabelSettings()
+        self.score_threshold: float | Tensor = score_threshold  # the latter (m,): one for each word of the test
+        self.nms_threshold, self.topk, self.class_agnostic_nms = nms_threshold, topk, class_agnostic_nms
+        self.multiply_proposal_score = multiply_proposal_score
+        self.one_class_per_proposal = one_class_per_proposal
+        self.mask_weight = mask_weight
+        self.label_space = label_space
+        self.prompt_context = prompt_context
+        use_sparse_gradient(self)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Read ``MODEL.ROI_HEADS``, ``ROI_BOX_HEAD``, ``ROI_MASK_HEAD`` and ``CLASSIFIER``.
+
+        Args:
+            cfg: the config tree.
+            input_shape: channels and stride of every feature level.
+
+        Returns:
+            The arguments of the constructor; the box predictors are still those of Detectron2's heads.
+
+        Raises:
+            ValueError: if boxes or masks are wanted per class.
+        """
+        heads, boxes = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        if not boxes.CLS_AGNOSTIC_BBOX_REG:
+            raise ValueError(f"{cls.__name__} refines one box for all classes: set CLS_AGNOSTIC_BBOX_REG True")
+        if cfg.MODEL.MASK_ON and not cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
+            raise ValueError(f"{cls.__name__} has one mask for all classes: set ROI_MASK_HEAD.CLS_AGNOSTIC_MASK")
+        arguments = super().from_config(cfg, input_shape)
+        space = training_label_space(cfg)
+        columns = num_label_columns(cfg, space)
+        return {
+            **arguments,
+            "label_space": space,
+            "prompt_context": prompt_context(cfg, space),
+            "num_classes": columns,
+            "image_labels": ImageLabelSettings.from_config(cfg),
+            "objectives": build_objectives(cfg, columns, None if space is None else space.image_count),
+            "score_threshold": heads.SCORE_THRESH_TEST,
+            "nms_threshold": heads.NMS_THRESH_TEST,
+            "topk": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "class_agnostic_nms": heads.NMS_CLASS_AGNOSTIC,
+            "multiply_proposal_score": boxes.MULT_PROPOSAL_SCORE,
+            "one_class_per_proposal": heads.ONE_CLASS_PER_PROPOSAL,
+            "mask_weight": heads.MASK_WEIGHT,
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+        context: BatchContext | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Train on a batch, or detect.
+
+        Args:
+            images: the batch; not used.
+            features: (B, C, H, W) for every level.
+            proposals: for every image ``proposal_boxes``, pixels, and ``objectness_logits``.
+            targets: for every image ``gt_boxes``, ``gt_classes`` (label columns) and perhaps ``gt_masks``.
+            context: supervision, scope and weight of the images; None: complete annotation of weight 1.
+
+        Returns:
+            In training the sampled regions and the losses; otherwise detections and an empty dict.
+
+        Raises:
+            ValueError: in training without targets, or for a kind of supervision that no objective learns from.
+        """
+        # Detectron2's poolers round boxes to the precision of the features: bfloat16 to 4 pixels at x = 1000.
+        features = {name: at_least_float32(feature) for name, feature in features.items()}
+        if not self.training:
+            return self.forward_with_given_boxes(features, self._detect(features, proposals)), {}
+        if targets is None:
+            raise ValueError(f"{type(self).__name__} needs targets in training")
+        context = context or BatchContext.plain(targets)
+        if self.prompt_context is not None:
+            self.prompt_context.forget()
+        self.check_supervision(context.supervision)
+        regions = self._sampled_regions(proposals, targets, context)
+        losses = self._place_losses(features, regions, targets, context)
+        losses = {name: context.place_share() * loss for name, loss in losses.items()}
+        return regions, losses | self._image_losses(features, proposals, context)
 
     @property
     def predictors(self) -> Sequence[BoxPredictor]:
@@ -86,29 +189,23 @@ class ClassifyingHeads:
         """
         raise NotImplementedError(f"{type(self).__name__} does not say where its predictors are")
 
-    def _set_classification(
-        self,
-        *,
-        objectives: Mapping[str, RegionObjective],
-        image_labels: ImageLabelSettings,
-        score_threshold: float,
-        nms_threshold: float,
-        topk: int,
-        class_agnostic_nms: bool,
-        multiply_proposal_score: bool,
-        one_class_per_proposal: bool,
-        label_space: LabelSpace | None,
-        prompt_context: PromptContext | None,
-    ) -> None:
-        """Keep the arguments that all heads have; to be called after the constructor of ``nn.Module``."""
-        self.objectives = nn.ModuleDict(objectives)
-        self.image_labels = image_labels
-        self.score_threshold: float | Tensor = score_threshold  # the latter (m,): one for each word of the test
-        self.nms_threshold, self.topk, self.class_agnostic_nms = nms_threshold, topk, class_agnostic_nms
-        self.multiply_proposal_score = multiply_proposal_score
-        self.one_class_per_proposal = one_class_per_proposal
-        self.label_space = label_space
-        self.prompt_context = prompt_context
+    def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
+        """Features (R, input_size) of the boxes of a batch, for the predictor of a stage."""
+        raise NotImplementedError
+
+    def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:
+        """Regions of the next stage; needed where there is one."""
+        raise NotImplementedError
+
+    def _place_losses(
+        self, features: dict[str, Tensor], regions: list[Instances], targets: list[Instances], context: BatchContext
+    ) -> dict[str, Tensor]:
+        """Losses of the sampled regions of images whose annotation has places: classes, boxes, masks."""
+        raise NotImplementedError
+
+    def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Detections without masks; :meth:`_detections` makes them of the regions' features and boxes."""
+        raise NotImplementedError
 
     @classmethod
     def learns_from(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -195,9 +292,9 @@ class ClassifyingHeads:
             chosen = slice(None) if whole else torch.tensor(members, device=hidden.device)[images]
             targets = RegionTargets.of(classes[chosen], images[chosen], context)
             columns = objective.columns(targets)
-            logits = predictor.cls_score(hidden[chosen], columns)
+            losses = objective.losses_of_features(predictor.cls_score, hidden[chosen], targets, columns)
             share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)
-            for name, loss in objective.losses(logits, targets, columns).items():
+            for name, loss in losses.items():
                 total[name] = total.get(name, 0) + share * loss
         return total
 
@@ -207,22 +304,16 @@ class ClassifyingHeads:
         """Labelled regions of the images whose annotation has places, none for others."""
         places = context.has_places
         known = [pair for pair, has in zip(zip(proposals, targets, strict=True), places, strict=True) if has]
-        heads: Any = self
-        sampled = iter(heads.label_and_sample_proposals(*map(list, zip(*known))) if known else ())
+        sampled = iter(self.label_and_sample_proposals(*map(list, zip(*known))) if known else ())
         nothing = without_regions(proposals)
         return [next(sampled) if has else empty for has, empty in zip(places, nothing, strict=True)]
 
     def _image_losses(
-        self,
-        proposals: list[Instances],
-        context: BatchContext,
-        region_features: Callable[[list[Boxes], int], Tensor],
-        refine: Callable[[BoxPredictor, Tensor, list[Instances]], list[Instances]] | None = None,
+        self, features: dict[str, Tensor], proposals: list[Instances], context: BatchContext
     ) -> dict[str, Tensor]:
         """Losses of labels and captions of images at every stage, each on the boxes that the stage before it refined.
 
-        ``region_features`` gives the features (R, input_size) of boxes at a stage, ``refine`` the regions of the next
-        stage. Where a batch has no such images, but others have, the losses are 0 and connected to the parameters.
+        Where a batch has no such images, but others have, the losses are 0 and connected to the parameters.
         """
         kinds = self.image_labels.kinds(context)
         if not kinds:
@@ -235,24 +326,33 @@ class ClassifyingHeads:
         losses: dict[str, Tensor] = {}
         for stage, predictor in enumerate(self.predictors):
             with torch.set_grad_enabled(not picks and torch.is_grad_enabled()):
-                hidden = region_features([r.proposal_boxes for r in regions], stage)
+                hidden = self._region_features(features, [r.proposal_boxes for r in regions], stage)
             learning, chosen, last = hidden, None, caption_regions(regions, context, device)
             if picks:  # the gradient of all other regions is 0: computed for these alone
                 chosen = answering_regions(tags, predictor, hidden, regions, context, columns)
                 rows, place = torch.cat([chosen[chosen >= 0], last]).unique(return_inverse=True)
-                learning = region_features(boxes_of_rows(regions, rows), stage)
+                learning = self._region_features(features, boxes_of_rows(regions, rows), stage)
                 labels = len(place) - len(last)
                 chosen = chosen.masked_scatter(chosen >= 0, place[:labels])
                 last = place[labels:]
             found = image_label_losses(tags, predictor, learning, regions, context, columns, chosen)
             if "captions" in kinds:
                 found |= caption_losses(self.objectives["captions"], predictor, learning, regions, context, last)
-            losses.update({name if refine is None else f"{name}_stage{stage}": loss for name, loss in found.items()})
-            if refine is not None and stage + 1 < len(self.predictors):
+            losses.update({f"{name}_stage{stage}" if self.names_stages else name: loss for name, loss in found.items()})
+            if stage + 1 < len(self.predictors):
                 with torch.no_grad():  # what is in an image teaches classes, not boxes
                     deltas = predictor.bbox_pred(hidden)
-                regions = refine(predictor, deltas, regions)
+                regions = self._next_proposals(predictor, deltas, regions)
         return losses
+
+    def _detections(
+        self, hidden: Sequence[Tensor], boxes: Sequence[Tensor], proposals: Sequence[Instances]
+    ) -> list[Instances]:
+        """Best detections of every image, from the features of its regions at all stages and their last boxes."""
+        return [
+            self._select(image_boxes, scores, image.objectness_logits.float().sigmoid(), image.image_size)
+            for image_boxes, scores, image in zip(boxes, self._scores(hidden, boxes), proposals)
+        ]
 
     def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
         """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""

@@ -23,6 +23,7 @@ def add_mvseg_config(cfg: CN) -> None:
     _add_data_config(cfg)
     _add_centernet_config(cfg)
     _add_classifier_config(cfg)
+    _add_scaledet_config(cfg)
     _add_image_label_config(cfg)
     _add_caption_config(cfg)
     _add_training_config(cfg)
@@ -122,7 +123,8 @@ def _add_classifier_config(cfg: CN) -> None:
     # tokens), or drawn from N(0, 0.02) where there are none. What is behind {} stays behind the word.
     node.CONTEXT_PROMPT = ""  # (yacs reads a lone "{}" back as a dict)
     node.BIAS = None  # None: no bias; a number: one learnable scalar with this initial value
-    # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns) or "softmax".
+    # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns), "softmax" or
+    # "scaledet" (MODEL.SCALEDET).
     node.LOSS = "sigmoid"
     node.FED_LOSS_NUM_CLASSES = 50  # of the loss "federated", and for each dataset of the scope "federated"
     node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes
@@ -134,6 +136,23 @@ def _add_classifier_config(cfg: CN) -> None:
     # True: at test time a box suppresses worse boxes of all classes (IoU above NMS_THRESH_TEST), not only of its own.
     cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC = False
     cfg.MODEL.ROI_HEADS.MASK_WEIGHT = 1.0
+
+
+def _add_scaledet_config(cfg: CN) -> None:
+    # MODEL.CLASSIFIER.LOSS scaledet: a hard loss (binary decisions, as "sigmoid") and a soft loss (squared distance of
+    # a region's nearness to all labels from its label's similarity to them; objects only). No public source gives these
+    # numbers and choices: see projects/ScaleDet. Temperature and bias are those of MODEL.CLASSIFIER.
+    node = cfg.MODEL.SCALEDET = CN()
+    node.HARD_WEIGHT = 1.0  # 0.0: the soft loss alone
+    node.SOFT_WEIGHT = 0.1  # lambda; 0.0: the hard loss alone, the same as LOSS sigmoid
+    # Label-to-label similarity: none (cosines), minmax (the smallest cosine of two labels becomes 0), centered (their
+    # mean becomes 0, and all below it too; our own variant). 1 stays 1.
+    node.SIMILARITY = "minmax"
+    # What of a region is compared with it: cosine (to every label), or probability (of the sigmoid; SIMILARITY minmax
+    # or centered). Logits against similarities divided by the temperature would only be another SOFT_WEIGHT.
+    node.COMPARE = "cosine"
+    node.REDUCTION = "sum"  # over the columns of a region: sum (as the hard loss) or mean; then both divide by regions
+    node.SOFT_COLUMNS = "scope"  # columns of the soft loss: scope (those of the hard loss), or all
 
 
 def _add_image_label_config(cfg: CN) -> None:

@@ -116,6 +116,68 @@ class TextClassifier(nn.Module):
             logits = hidden @ rows.t().to(hidden.dtype)
             return logits if self.cls_bias is None else logits + self.cls_bias
 
+    def cosines(self, features: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Compute the cosines that the logits are made of, for losses that compare them; ``logits_of`` goes on.
+
+        Args:
+            features: (R, input_size) float region features.
+            columns: (k,) int64 label columns to compute, in this order; None computes all n.
+
+        Returns:
+            (R, k) float32, without a column for the background.
+
+        Raises:
+            ValueError: if the logits are no scaled cosines, or a learnable context makes the rows.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        rows = self._fixed_units()
+        hidden = self.linear(features)
+        with torch.autocast(features.device.type, enabled=False):
+            hidden = F.normalize(at_least_float32(hidden), dim=1)
+            return hidden @ (rows if columns is None else rows[columns]).t().to(hidden.dtype)
+
+    def logits_of(self, cosines: Tensor) -> Tensor:
+        """Turn cosines into logits.
+
+        Args:
+            cosines: (R, k) float cosines from ``cosines``.
+
+        Returns:
+            (R, k) float temperature * cosines + bias, the logits of ``forward`` for the same columns.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        logits = self.temperature * cosines
+        return logits if self.cls_bias is None else logits + self.cls_bias
+
+    def word_cosines(self, words: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Compare words with each other: rows of the label-to-label similarity, made when they are needed.
+
+        Args:
+            words: (P,) int64 label columns.
+            columns: (k,) int64 label columns to compare with; None means all n.
+
+        Returns:
+            (P, k) float32 cosines of the text embeddings, in [-1, 1], without a gradient.
+
+        Raises:
+            ValueError: if the text rows are not normalised, or a learnable context makes them.
+
+        Source: our own derivation.
+        """
+        rows = self._fixed_units()
+        with torch.autocast(rows.device.type, enabled=False):
+            return (rows[words] @ (rows if columns is None else rows[columns]).t()).clamp_(-1, 1)
+
+    def _fixed_units(self) -> Tensor:
+        if not self.normalize or self.context is not None:
+            raise ValueError(
+                "cosines are compared with fixed text embeddings: set MODEL.CLASSIFIER.NORMALIZE True and "
+                "CONTEXT_LENGTH 0"
+            )
+        return self._rows()
+
     def _rows(self) -> Tensor:
         return self.rows if self.training or self.test_rows is None else self.test_rows
 

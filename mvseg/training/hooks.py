@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
+from torch import nn
 
 from mvseg.checkpoints import AtomicCheckpointer, atomic_file
 from mvseg.evaluation.run import unwrap
@@ -111,6 +112,44 @@ class BestCheckpoint:
         with atomic_file(self.record) as file:
             file.write(json.dumps({"metric": self.metric, "value": value, "iteration": iteration}).encode())
         return True
+
+
+class LossRatios(HookBase):
+    """Write how large some losses are beside others, from what the step has written: nothing waits for the device.
+
+    Args:
+        ratios: name to two losses; each is the sum over the stages, ``loss_cls`` of ``loss_cls_stage0`` and so on.
+    """
+
+    def __init__(self, ratios: Mapping[str, tuple[str, str]]) -> None:
+        self.ratios = dict(ratios)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> LossRatios | None:
+        """Watch what the model's objectives name.
+
+        Args:
+            model: the model, not wrapped.
+
+        Returns:
+            The hook; None if there is nothing to watch.
+        """
+        objectives = getattr(getattr(model, "roi_heads", None), "objectives", None) or {}
+        ratios = {k: pair for one in objectives.values() for k, pair in getattr(one, "watched_ratios", {}).items()}
+        return cls(ratios) if ratios else None
+
+    def after_step(self) -> None:
+        """Write the ratios of this step's losses."""
+        storage = self.trainer.storage
+        losses = {name: value for name, (value, when) in storage.latest().items() if when == self.trainer.iter}
+        for ratio, pair in self.ratios.items():
+            above, below = (sum(v for k, v in losses.items() if _loss_name(k) == name) for name in pair)
+            if below > 0:
+                storage.put_scalar(ratio, above / below)
+
+
+def _loss_name(scalar: str) -> str:
+    return scalar.partition("_stage")[0]
 
 
 class TrainingPictures(HookBase):

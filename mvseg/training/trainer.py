@@ -33,7 +33,14 @@ from mvseg.evaluation import (
 )
 from mvseg.report import write_report
 from mvseg.training.ema import ModelEma
-from mvseg.training.hooks import BestCheckpoint, EmaHook, EvaluationHook, StopOnSignal, TrainingPictures
+from mvseg.training.hooks import (
+    BestCheckpoint,
+    EmaHook,
+    EvaluationHook,
+    LossRatios,
+    StopOnSignal,
+    TrainingPictures,
+)
 from mvseg.training.optimizer import build_clipping, build_optimizer
 from mvseg.training.parts import check_test_sets, check_training_sets, report_unreadable, unregistered_part
 from mvseg.training.setup import seed_everything
@@ -178,6 +185,7 @@ class Trainer(DefaultTrainer):
                 TrainingPictures(cfg.OUTPUT_DIR, list(cfg.DATASETS.TRAIN), rgb=rgb, count=cfg.TEST.NUM_PICTURES)
             )
         if main:
+            built.append(LossRatios.of(unwrap(self.model)))
             built.append(hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD))
         built.append(StopOnSignal(self.checkpointer, device))
         return built

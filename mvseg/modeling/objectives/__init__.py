@@ -9,6 +9,7 @@ from mvseg.modeling.objectives.registry import (
     build_objectives,
     chosen_objectives,
 )
+from mvseg.modeling.objectives.scaledet import ScaleDetObjective
 from mvseg.modeling.objectives.tags import ImageLabelObjective, ImageLabelTargets
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ImageLabelTargets",
     "RegionObjective",
     "RegionTargets",
+    "ScaleDetObjective",
     "SigmoidObjective",
     "SoftmaxObjective",
     "build_objectives",

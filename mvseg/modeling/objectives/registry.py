@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -192,6 +192,8 @@ class RegionObjective(nn.Module):
     multi_label = False  # it learns the further positive columns of a region (RegionTargets.positives_of)
     grouped = False  # it learns from columns that are one answer (RegionTargets.groups_of)
     draws_columns = False  # it draws the negative columns itself, by the image counts of the classes
+    # Name to two losses, of all stages: how large the first is beside the second is worth watching in TensorBoard.
+    watched_ratios: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def __init__(self, num_classes: int) -> None:
         """Build the objective.
@@ -251,6 +253,24 @@ class RegionObjective(nn.Module):
         Source: our own derivation.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define losses()")
+
+    def losses_of_features(
+        self, classifier: Callable[..., Tensor], features: Tensor, targets: RegionTargets, columns: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Compute the losses with the classifier of a stage, for objectives that need more of it than logits.
+
+        Args:
+            classifier: gives the logits (R, k) of features and columns.
+            features: (R, input_size) float region features.
+            targets: the regions.
+            columns: (k,) int64, what ``columns`` returned.
+
+        Returns:
+            Loss name to scalar tensor.
+
+        Source: our own derivation.
+        """
+        return self.losses(classifier(features, columns), targets, columns)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn test logits into class probabilities.

@@ -21,6 +21,7 @@ from .similarity import SimilarityRange
 from .suggestions import did_you_mean, nearest_names
 from .tables import builtin_tables, read_table
 from .vocabulary import Vocabulary
+from .word_columns import WordColumns
 
 __all__ = [
     "PROMPTS",
@@ -41,6 +42,7 @@ __all__ = [
     "TableTextEncoder",
     "TextEncoder",
     "Vocabulary",
+    "WordColumns",
     "build_image_encoder",
     "build_scope",
     "build_text_encoder",

@@ -85,13 +85,14 @@ def _checked_tree(tree: Any, where: str) -> dict[str, dict[str, tuple[str, ...]]
 
 
 def mapped_groups(
-    vocabularies: Mapping[str, Vocabulary], mapping: str | Path | WordMapping
+    vocabularies: Mapping[str, Vocabulary], mapping: str | Path | WordMapping, *, exclusive: bool = True
 ) -> list[tuple[str, list[tuple[str, int]]]]:
     """Look up the words of a mapping.
 
     Args:
         vocabularies: dataset (one for each different vocabulary) to its words.
         mapping: file for :func:`read_mapping`, or unified word to dataset (or name of a vocabulary) to its words.
+        exclusive: every word of a dataset belongs to one unified word, and unified words without any are left out.
 
     Returns:
         For every unified word that some dataset has: the word and its members, as dataset and class index.
@@ -117,12 +118,12 @@ def mapped_groups(
                         member = (dataset, vocabularies[dataset].index(word))
                     except KeyError as error:
                         raise ValueError(f"{where}: {unified!r}, {key!r}: {error.args[0]}") from error
-                    if taken.setdefault(member, unified) != unified:
+                    if exclusive and taken.setdefault(member, unified) != unified:
                         raise ValueError(f"{where}: {word!r} of {key!r} is in {taken[member]!r} and in {unified!r}")
                     members.append(member)
-        if members:
+        if members or not exclusive:
             groups.append((unified, list(dict.fromkeys(members))))
-    if not groups:
+    if not any(members for _, members in groups):
         known = sorted({key for words_of in tree.values() for key in words_of})
         raise ValueError(f"{where} speaks of {', '.join(known)}, none of {', '.join(vocabularies)}")
     return groups

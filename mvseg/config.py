@@ -130,6 +130,12 @@ def _add_classifier_config(cfg: CN) -> None:
     node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes
     node.IGNORE_ZERO_CATS = False  # leave classes without training images out of the loss
     node.PRIOR_PROB = 0.01  # initial class probability of the linear classifier with sigmoid
+    # A closed set ("linear") at test time, files in the form of DATASETS.LABEL_SPACE: which of its words become one word,
+    # whose logit is the mean of theirs, without training anew (UniDet, Zhou et al. 2022, arXiv 2102.13086) ...
+    node.TEST_MERGE = ""
+    # ... and which of its words the words of test sets outside of training stand for (rows: words of the test). Without
+    # it such a set must be spelled in words of the training. python -m mvseg.vocabulary match proposes one.
+    node.TEST_WORDS = ""
     # Test score = sqrt(class probability * proposal score).
     cfg.MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE = True
     cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL = False
@@ -215,8 +221,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
 
     Returns:
         The resolved, unfrozen config: DATASETS.TRAIN follows DATASETS.MIX; relative paths of DATASETS.CARDS, of a
-        mapping file in DATASETS.LABEL_SPACE and of MODEL.WEIGHTS that do not exist in the working folder are those
-        beside the config file, or beside one of the folders above it.
+        mapping file in DATASETS.LABEL_SPACE, MODEL.CLASSIFIER.TEST_MERGE and TEST_WORDS, and of MODEL.WEIGHTS that do
+        not exist in the working folder are those beside the config file, or beside one of the folders above it.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -241,6 +247,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     if config_file is not None:
         cfg.DATASETS.CARDS = [_find_cards(str(place), Path(config_file)) for place in cfg.DATASETS.CARDS]
         cfg.DATASETS.LABEL_SPACE = _find_cards(cfg.DATASETS.LABEL_SPACE, Path(config_file))
+        for key in ("TEST_MERGE", "TEST_WORDS"):
+            cfg.MODEL.CLASSIFIER[key] = _find_cards(cfg.MODEL.CLASSIFIER[key], Path(config_file))
         cfg.MODEL.WEIGHTS = _find_cards(cfg.MODEL.WEIGHTS, Path(config_file))
     return cfg
 

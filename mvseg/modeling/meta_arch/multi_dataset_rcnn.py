@@ -22,7 +22,7 @@ from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.words import word_embedder
-from mvseg.vocabulary import LabelSpace, Vocabulary, did_you_mean
+from mvseg.vocabulary import LabelSpace, Vocabulary, WordColumns
 from mvseg.vocabulary.scopes import (
     RECORD_LISTS,
     AnnotationScopes,
@@ -31,7 +31,6 @@ from mvseg.vocabulary.scopes import (
     ImageFacts,
     ScopeSettings,
 )
-from mvseg.vocabulary.suggestions import normalize
 
 
 @META_ARCH_REGISTRY.register()
@@ -49,6 +48,8 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         loss_weights: Mapping[str, float] | None = None,
         embed_words: Callable[[Vocabulary], Vocabulary] | None = None,
         read_captions: CaptionReader | None = None,
+        test_merge: str = "",
+        test_words: str = "",
         **kwargs: Any,
     ) -> None:
         """Build the detector.
@@ -61,10 +62,13 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             loss_weights: dataset name to the factor on all its losses; 1 for others.
             embed_words: gives text embeddings to vocabularies that bring none, or None.
             read_captions: embeds the captions of a batch, or None.
+            test_merge: closed set: file of the words that are one word at test time; empty: none are.
+            test_words: closed set: file that says which words of training those of other test sets stand for, or empty.
             **kwargs: as for Detectron2's ``GeneralizedRCNN``.
 
         Raises:
-            ValueError: if the region heads cannot take a batch context, or the loss cannot learn from the scope.
+            ValueError: if the region heads cannot take a batch context, the loss cannot learn from the scope, or a text
+                classifier shall have its columns merged.
         """
         super().__init__(**kwargs)
         if not getattr(self.roi_heads, "takes_context", False):
@@ -85,6 +89,14 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         self.loss_weights = dict(loss_weights or {})
         self.embed_words, self.read_captions = embed_words, read_captions
         self.vocabulary: Vocabulary | None = None
+        self.word_columns: WordColumns | None = None
+        if self._is_closed_set() and label_space is not None:
+            self.word_columns = WordColumns(label_space, test_merge or None, test_words or None)
+        elif test_merge or test_words:
+            raise ValueError(
+                "MODEL.CLASSIFIER.TEST_MERGE and TEST_WORDS are for a closed set (NAME linear): a text classifier takes "
+                "any words of a test as they are"
+            )
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -108,6 +120,8 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             federated_columns=cfg.MODEL.CLASSIFIER.FED_LOSS_NUM_CLASSES,
             federated_power=cfg.MODEL.CLASSIFIER.FED_LOSS_FREQ_POWER,
         )
+        arguments["test_merge"] = cfg.MODEL.CLASSIFIER.TEST_MERGE
+        arguments["test_words"] = cfg.MODEL.CLASSIFIER.TEST_WORDS
         arguments["loss_weights"] = {e["name"]: float(e.get("loss_weight", 1.0)) for e in cfg.DATASETS.MIX}
         return arguments
 
@@ -244,9 +258,9 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         """Choose the words that the model speaks outside training.
 
         Args:
-            vocabulary: words; for a closed-set classifier words of the label space. A text classifier takes their text
-                embeddings, or makes them if the model knows its text encoder. None returns to the label space of
-                training.
+            vocabulary: words; for a closed-set classifier words of the label space, or those that ``test_words`` maps
+                to them. A text classifier takes their text embeddings, or makes them if the model knows its text
+                encoder. None returns to the label space of training, where nothing is merged.
 
         Raises:
             ValueError: if the words lack what the classifier needs.
@@ -254,7 +268,9 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         if vocabulary is None:
             self.roi_heads.set_test_words()
         elif self._is_closed_set():
-            self.roi_heads.set_test_words(columns=self._known_columns(vocabulary))
+            if self.word_columns is None:
+                raise ValueError("this closed-set model does not know what its columns mean: set DATASETS.TRAIN")
+            self.roi_heads.set_test_words(columns=self.word_columns.of(vocabulary))
         elif getattr(self.roi_heads, "prompt_context", None) is not None:
             self.roi_heads.set_test_words(words=vocabulary.names)
         else:
@@ -289,25 +305,6 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
     def _is_closed_set(self) -> bool:
         return getattr(self.roi_heads, "closed_set", False)
-
-    def _known_columns(self, vocabulary: Vocabulary) -> Tensor:
-        """Column of every word: those of the same vocabulary in training if there is one, else by spelling."""
-        if self.label_space is None:
-            raise ValueError("this closed-set model does not know what its columns mean: set DATASETS.TRAIN")
-        for dataset, known in self.label_space.vocabularies.items():
-            if (known.name, known.names) == (vocabulary.name, vocabulary.names):
-                return self.label_space.columns(dataset)
-        position: dict[str, int] = {}
-        for column, word in enumerate(self.label_space.names):
-            position.setdefault(normalize(word), column)
-        unknown = [word for word in vocabulary.names if normalize(word) not in position]
-        if unknown:
-            hint = did_you_mean(unknown[0], self.label_space.names)
-            raise ValueError(
-                f"this closed-set model was not trained with {len(unknown)} of the {len(vocabulary)} words of "
-                f"vocabulary {vocabulary.name!r}: {', '.join(unknown[:5])}{hint}"
-            )
-        return torch.tensor([position[normalize(word)] for word in vocabulary.names])
 
 
 def _instances_of(record: Mapping[str, Any]) -> Instances:

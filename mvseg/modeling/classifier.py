@@ -7,6 +7,7 @@ testing while the columns of training stay as they are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +191,7 @@ class LinearClassifier(nn.Linear):
     """One learned row per class and one for the background, named and laid out as Detectron2's ``cls_score``."""
 
     test_columns: Tensor | None
+    test_words: Tensor | None
 
     def __init__(
         self, input_size: int, num_classes: int, *, prior_prob: float | None = None, background: bool = True
@@ -208,22 +210,35 @@ class LinearClassifier(nn.Linear):
         nn.init.normal_(self.weight, std=0.01)
         nn.init.constant_(self.bias, 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob))
         self.background = background
+        self.num_test_words = 0
         self.register_buffer("test_columns", None, persistent=False)
+        self.register_buffer("test_words", None, persistent=False)  # the word of each of the test columns
 
     @property
     def num_columns(self) -> int:
-        """Number of label columns in the present mode (training: all classes; test: the columns that were set)."""
-        return self.out_features - 1 if self.training or self.test_columns is None else len(self.test_columns)
+        """Number of label columns in the present mode (training: all classes; test: the words that were set)."""
+        return self.out_features - 1 if self.training or self.test_columns is None else self.num_test_words
 
-    def set_test_columns(self, columns: Tensor | None) -> None:
-        """Choose the columns of the evaluation mode.
+    def set_test_columns(self, columns: Tensor | Sequence[Tensor] | None) -> None:
+        """Choose the words of the evaluation mode.
 
         Args:
-            columns: (m,) int64 label columns, in the order of the test vocabulary; None returns to all.
+            columns: (m,) int64 label columns, in the order of the test vocabulary; or for each of its m words (k,)
+                int64 label columns: its logit is the mean of theirs, and without a column the word is never found;
+                None returns to all label columns.
 
-        Source: our own derivation; a closed set has no other words than those of training.
+        Source: Zhou et al. 2022, UniDet (arXiv 2102.13086), the heads merged at test in its released code.
         """
-        self.test_columns = None if columns is None else columns.to(self.weight.device)
+        if columns is None:
+            self.test_columns = self.test_words = None
+            return
+        groups = list(columns.view(-1, 1) if isinstance(columns, Tensor) else columns)
+        counts = torch.tensor([len(group) for group in groups], dtype=torch.long)
+        self.num_test_words = len(groups)
+        device = self.weight.device
+        self.test_columns = torch.cat([counts[:0], *groups]).to(device)
+        self.test_words = None if bool((counts == 1).all()) else torch.arange(len(groups)).repeat_interleave(counts)
+        self.test_words = None if self.test_words is None else self.test_words.to(device)
 
     def forward(self, features: Tensor, columns: Tensor | None = None) -> Tensor:
         """Compute logits.
@@ -235,16 +250,32 @@ class LinearClassifier(nn.Linear):
         Returns:
             (R, k) logits, with one more column at the end for the background if there is one.
 
-        Source: an affine map.
+        Source: an affine map; the mean of several is the map of the mean rows.
         """
+        weight, bias = self.weight, self.bias
         if not self.training and self.test_columns is not None:
-            columns = self.test_columns if columns is None else self.test_columns[columns]
+            if self.test_words is None:
+                columns = self.test_columns if columns is None else self.test_columns[columns]
+            else:
+                weight, bias = self._rows_of_test_words()
         if columns is None:
-            logits = F.linear(features, self.weight, self.bias)
+            logits = F.linear(features, weight, bias)
             return logits if self.background else logits[:, :-1]
         if self.background:
-            columns = torch.cat([columns, columns.new_tensor([self.out_features - 1])])
-        return F.linear(features, self.weight[columns], self.bias[columns])
+            columns = torch.cat([columns, columns.new_tensor([len(bias) - 1])])
+        return F.linear(features, weight[columns], bias[columns])
+
+    def _rows_of_test_words(self) -> tuple[Tensor, Tensor]:
+        """Rows (m + 1, input_size) and biases (m + 1,): the mean over the columns of each word, and the background."""
+        assert self.test_columns is not None and self.test_words is not None
+        counts = self.test_words.bincount(minlength=self.num_test_words)
+        table = torch.cat([self.weight, self.bias[:, None]], 1)
+        means = table.new_zeros((self.num_test_words, table.shape[1]))
+        means.index_add_(0, self.test_words, table[self.test_columns])
+        means /= counts.clamp(min=1)[:, None]
+        means[counts == 0, -1] = -torch.inf
+        means = torch.cat([means, table[-1:]])
+        return means[:, :-1], means[:, -1]
 
 
 Classifier = TextClassifier | LinearClassifier

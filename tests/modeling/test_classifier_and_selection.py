@@ -77,6 +77,26 @@ def test_linear_test_columns():
     assert classifier.num_columns == 2 and classifier.train().num_columns == 7
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_word_is_the_mean_of_the_logits_of_its_columns(background: bool):
+    classifier = LinearClassifier(12, 7, background=background).eval()
+    torch.nn.init.normal_(classifier.bias)
+    full = classifier(FEATURES)
+    groups = [[5, 0, 2], [3], [], [2]]
+    classifier.set_test_columns([torch.tensor(g, dtype=torch.long) for g in groups])
+    found = classifier(FEATURES)
+    assert classifier.num_columns == 4 and found.shape == (5, 4 + background)
+    torch.testing.assert_close(found[:, 0], (full[:, 5] + full[:, 0] + full[:, 2]) / 3)
+    torch.testing.assert_close(found[:, [1, 3]], full[:, [3, 2]])
+    assert (found[:, 2] == -torch.inf).all() and (found[:, 2].sigmoid() == 0).all()
+    if background:
+        torch.testing.assert_close(found[:, -1], full[:, -1])
+    torch.testing.assert_close(classifier(FEATURES, torch.tensor([1, 0])), found[:, [1, 0, 4][: 2 + background]])
+    assert torch.equal(classifier.train()(FEATURES), full) and classifier.num_columns == 7
+    classifier.eval().set_test_columns(None)
+    assert torch.equal(classifier(FEATURES), full)
+
+
 def test_words_are_not_stored():
     assert set(TextClassifier(12, ROWS, bias=0.0).state_dict()) == {"linear.weight", "linear.bias", "cls_bias"}
     assert set(LinearClassifier(12, 7).state_dict()) == {"weight", "bias"}

@@ -252,14 +252,15 @@ class ClassifyingHeads(ROIHeads):
     def set_test_words(
         self,
         embeddings: Tensor | None = None,
-        columns: Tensor | None = None,
+        columns: Tensor | Sequence[Tensor] | None = None,
         words: Sequence[str] | None = None,
     ) -> None:
         """Choose the words of the evaluation mode in all stages; without arguments: the columns of training.
 
         Args:
             embeddings: (m, D) float text embeddings, for text classifiers.
-            columns: (m,) int64 label columns, for closed-set classifiers.
+            columns: for closed-set classifiers (m,) int64 label columns, or those (k,) of each of the m words, whose
+                logit is the mean of theirs.
             words: m words, for text classifiers with a learnable context.
         """
         if self.prompt_context is not None:

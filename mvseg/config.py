@@ -22,8 +22,11 @@ def add_mvseg_config(cfg: CN) -> None:
     """
     _add_data_config(cfg)
     _add_centernet_config(cfg)
+    _add_localization_config(cfg)
     _add_classifier_config(cfg)
     _add_scaledet_config(cfg)
+    _add_clip_config(cfg)
+    _add_calibration_config(cfg)
     _add_image_label_config(cfg)
     _add_caption_config(cfg)
     _add_training_config(cfg)
@@ -35,11 +38,12 @@ def _add_data_config(cfg: CN) -> None:
     # The training mixture, one struct per dataset; see mvseg.data.mixing.MixEntry for its fields and defaults:
     #   - {name: coco_2017_train, ratio: 1.0, sampler: uniform, image_size: 640, batch_size: 8,
     #      augmentation: resize_crop, loss_weight: 1.0, repeat_threshold: 0.001, scale_range: [0.1, 2.0],
-    #      annotation_scope: verified+hierarchy}
+    #      annotation_scope: verified+hierarchy, proposals: output/proposals/coco_2017_train}
     # Empty: DATASETS.TRAIN is used, every dataset in proportion to its size.
     cfg.DATASETS.MIX = []
     # "concatenate": one column per (dataset, class); "merge_names": classes of the same name share a column;
-    # "merge_similar": classes whose text embeddings are alike; or a mapping by hand, a .csv, .tsv or .yaml file.
+    # "merge_similar": classes whose text embeddings are alike; "object": one column for everything (class-agnostic); or
+    # a mapping by hand, a .csv, .tsv or .yaml file.
     cfg.DATASETS.LABEL_SPACE = "concatenate"
     cfg.DATASETS.MERGE_THRESHOLD = 0.98  # "merge_similar": smallest cosine of two words that share a column
     # "dataset": every batch comes from one dataset (and has its batch size); "mixed": a batch may hold several.
@@ -82,6 +86,34 @@ def _add_centernet_config(cfg: CN) -> None:
     node.PRE_NMS_TOPK_TEST = 1000
     node.POST_NMS_TOPK_TRAIN = 2000  # over all levels
     node.POST_NMS_TOPK_TEST = 256
+
+
+def _add_localization_config(cfg: CN) -> None:
+    # Class-agnostic localisation (Kim et al. 2022, OLN, arXiv 2108.06753; first stage of UniDetector, arXiv 2303.11749):
+    # MODEL.PROPOSAL_GENERATOR.NAME LocalizationRPN with MODEL.ROI_HEADS.NAME LocalizationROIHeads.
+    node = cfg.MODEL.LOCALIZATION = CN()
+    node.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    node.ANCHOR_SCALE = 8.0  # side of the one anchor of a place, strides
+    node.BOX_IOUS = [0.3, 0.7]  # anchors below the first are negative, from the second on they learn the object's box
+    node.CENTER_IOUS = [0.1, 0.3]  # the same for the centerness
+    node.LEAST_IOU = 0.3  # the best anchors of an object learn it from this IoU on
+    node.BOX_ANCHORS = 256  # of an image; those without an object count in the mean, and learn nothing
+    node.BOX_POSITIVE_FRACTION = 0.5
+    node.CENTER_ANCHORS = 256  # of an image
+    # Where objects give fewer anchors of centerness, background learns that its centerness is 0. The paper has only
+    # positives; the published code fills up.
+    node.CENTER_NEGATIVES = False
+    node.BORDER = 0  # pixels that a learning anchor may reach beyond its image; negative: as far as it likes
+    node.BOX_WEIGHT = 10.0
+    node.CENTER_WEIGHT = 1.0
+    node.OVERLAP_WEIGHT = 1.0  # of the predicted IoU of a region
+    node.ALPHA = 0.3  # confidence = objectness^ALPHA * (centerness * predicted IoU)^(1 - ALPHA)
+    node.NMS_TH_TRAIN = 0.7  # within a level; 1.0 or more: none
+    node.NMS_TH_TEST = 1.0
+    node.PRE_NMS_TOPK_TRAIN = 2000  # per level
+    node.PRE_NMS_TOPK_TEST = 2000
+    node.POST_NMS_TOPK_TRAIN = 2000  # over all levels
+    node.POST_NMS_TOPK_TEST = 2000
 
 
 def _add_classifier_config(cfg: CN) -> None:
@@ -127,9 +159,17 @@ def _add_classifier_config(cfg: CN) -> None:
     # "scaledet" (MODEL.SCALEDET).
     node.LOSS = "sigmoid"
     node.FED_LOSS_NUM_CLASSES = 50  # of the loss "federated", and for each dataset of the scope "federated"
-    node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes
+    node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes; 0.0: all alike
+    # Scope "federated": "batch" draws once for all images of a dataset in a batch, "image" for every image anew, beside
+    # the classes that this image shows (UniDetector). The loss "federated" draws once for the batch.
+    node.FED_LOSS_DRAW = "batch"
+    # Losses "sigmoid" and "federated": a sum over columns, averaged over all "regions" of a batch, or over the regions
+    # of an image and then over "images", so that one with few regions weighs as much as the others.
+    node.AVERAGE = "regions"
     node.IGNORE_ZERO_CATS = False  # leave classes without training images out of the loss
     node.PRIOR_PROB = 0.01  # initial class probability of the linear classifier with sigmoid
+    # False: region features are compared with text embeddings as they are (CLIP's own); True: after a linear layer.
+    node.PROJECTION = True
     # A closed set ("linear") at test time, files in the form of DATASETS.LABEL_SPACE: which of its words become one word,
     # whose logit is the mean of theirs, without training anew (UniDet, Zhou et al. 2022, arXiv 2102.13086) ...
     node.TEST_MERGE = ""
@@ -141,6 +181,10 @@ def _add_classifier_config(cfg: CN) -> None:
     cfg.MODEL.ROI_HEADS.ONE_CLASS_PER_PROPOSAL = False
     # True: at test time a box suppresses worse boxes of all classes (IoU above NMS_THRESH_TEST), not only of its own.
     cfg.MODEL.ROI_HEADS.NMS_CLASS_AGNOSTIC = False
+    # "hard": worse boxes go (NMS_THRESH_TEST); "gaussian": their scores fall with their overlap to better ones, by the
+    # factor exp(-IoU^2 / SOFT_NMS_SIGMA) (Bodla et al. 2017, arXiv 1704.04503), until they are below the threshold.
+    cfg.MODEL.ROI_HEADS.NMS = "hard"
+    cfg.MODEL.ROI_HEADS.SOFT_NMS_SIGMA = 0.5
     cfg.MODEL.ROI_HEADS.MASK_WEIGHT = 1.0
 
 
@@ -159,6 +203,33 @@ def _add_scaledet_config(cfg: CN) -> None:
     node.COMPARE = "cosine"
     node.REDUCTION = "sum"  # over the columns of a region: sum (as the hard loss) or mean; then both divide by regions
     node.SOFT_COLUMNS = "scope"  # columns of the soft loss: scope (those of the hard loss), or all
+
+
+def _add_clip_config(cfg: CN) -> None:
+    # The image side of a CLIP model with a ResNet: MODEL.BACKBONE.NAME build_clip_resnet_backbone up to stride 16, its
+    # last stage and attention pooling in the region heads (MODEL.ROI_HEADS.NAME ClipRes5ROIHeads). How many stages do
+    # not train: MODEL.BACKBONE.FREEZE_AT (1: the stem, 2: the first stage too).
+    node = cfg.MODEL.CLIP = CN()
+    node.ARCHITECTURE = "RN50"  # a name that open_clip knows, or a JSON file with such a model's config
+    # Weights to begin with: a tag of open_clip such as "openai" (which downloads) or a checkpoint file of such a model.
+    # "": none, MODEL.WEIGHTS brings them (also plain CLIP files).
+    node.PRETRAINED = ""
+    node.NORM = "FrozenBN"  # FrozenBN, BN, SyncBN or GN; without weights to begin with FrozenBN learns little
+
+
+def _add_calibration_config(cfg: CN) -> None:
+    # Test scores in the light of how often a detector reports every class (Wang et al. 2023, UniDetector, arXiv
+    # 2303.11749): (p * f / mean(f)) ** BETA * (proposal score) ** (1 - BETA), with f = prior ** -GAMMA.
+    node = cfg.MODEL.CALIBRATION = CN()
+    node.ENABLED = False  # False: MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE says how scores are made
+    # Where the prior comes from: "none" (f = 1), "test" (a first pass over each test set: it sees all of it before it
+    # answers), "running" (the test images before), or a file made by python -m mvseg.inference prior from a set that is
+    # no test set. Counts are smoothed, so that a class that never occurs is no trouble.
+    node.PRIOR = "test"
+    node.GAMMA = 0.6
+    node.BETA = 0.3
+    node.DECAY = 1.0  # "running": factor on the counts before every image; 1.0: all images count alike
+    node.COUNT_THRESHOLD = 1e-4  # score without the prior that a detection must exceed to be counted
 
 
 def _add_image_label_config(cfg: CN) -> None:
@@ -191,10 +262,16 @@ def _add_caption_config(cfg: CN) -> None:
 def _add_training_config(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD or ADAMW
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of parameters below "backbone."
+    # Factors on the learning rate of parameters by the beginning of their names, such as [["roi_heads.", 0.1]]; the
+    # longest beginning decides, also over BACKBONE_MULTIPLIER.
+    cfg.SOLVER.MULTIPLIERS = []
     cfg.SOLVER.AMP.DTYPE = "bfloat16"  # bfloat16 or float16; used if SOLVER.AMP.ENABLED, on CUDA and CPU
     node = cfg.SOLVER.EMA = CN()
     node.ENABLED = False
     node.DECAY = 0.999
+    # What all test sets are evaluated with, such as "proposals" (average recall of boxes of any class); "": what the card
+    # of each says.
+    cfg.TEST.EVALUATOR = ""
     cfg.TEST.BEST_METRIC = ""  # e.g. "coco_2017_val/bbox/AP": keeps model_best.pth by it
     cfg.TEST.VALIDATION_LOSS = False  # also compute the training losses on the test sets at every evaluation
     cfg.TEST.NUM_PICTURES = 8  # predictions drawn per test set at every evaluation; 0: none

@@ -1,7 +1,7 @@
 """Scores of detections in the light of how often a detector reports every class at all (probability calibration).
 
-A detector that was trained with a long tail reports frequent classes too readily. Dividing the probability of a class by
-a power of its prior undoes part of that, for any detector that gives probabilities and a score of its proposals.
+A detector that was trained with a long tail reports frequent classes too readily. Dividing the probability of a class
+by a power of its prior undoes part of that, for any detector that gives probabilities and a score of its proposals.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def prior_factors(prior: Tensor, gamma: float = 0.6) -> Tensor:
     return factors / factors.mean() if len(factors) else factors
 
 
-def calibrate(
-    probabilities: Tensor, objectness: Tensor, factors: Tensor | None = None, *, beta: float = 0.3
-) -> Tensor:
+def calibrate(probabilities: Tensor, objectness: Tensor, factors: Tensor | None = None, *, beta: float = 0.3) -> Tensor:
     """Join class probability, prior and proposal score.
 
     Args:
@@ -118,8 +116,8 @@ class Calibration:
             raise ValueError(f"MODEL.CALIBRATION.PRIOR {prior!r}: choose {', '.join(PRIORS)}, or a file with counts")
         if not 0 <= beta <= 1 or gamma < 0 or not 0 < decay <= 1:
             raise ValueError(
-                f"MODEL.CALIBRATION: BETA {beta} must be from 0 to 1, GAMMA {gamma} not negative, DECAY {decay} above 0 "
-                "and at most 1"
+                f"MODEL.CALIBRATION: BETA {beta} must be from 0 to 1, GAMMA {gamma} not negative, DECAY {decay} above "
+                "0 and at most 1"
             )
         self.prior, self.known = prior, None if counts is None else dict(counts)
         self.gamma, self.beta, self.decay, self.count_threshold = gamma, beta, decay, count_threshold

@@ -18,8 +18,8 @@ Clip = Callable[[Iterable[nn.Parameter]], None]
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer that SOLVER describes.
 
-    Learning rate, weight decay (normalisation layers: WEIGHT_DECAY_NORM, biases: WEIGHT_DECAY_BIAS) and the backbone's
-    multiplier are set per parameter group; the optimizer's own weight decay is never added on top.
+    Learning rate (BACKBONE_MULTIPLIER, MULTIPLIERS) and weight decay (normalisation layers: WEIGHT_DECAY_NORM, biases:
+    WEIGHT_DECAY_BIAS) are set per parameter group; the optimizer's own weight decay is never added on top.
 
     Args:
         cfg: the config.
@@ -29,7 +29,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         SGD or AdamW.
 
     Raises:
-        ValueError: if SOLVER.OPTIMIZER is unknown.
+        ValueError: if SOLVER.OPTIMIZER is unknown, or SOLVER.MULTIPLIERS names no parameter.
     """
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
@@ -39,7 +39,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        lr_factor_func=lambda name: solver.BACKBONE_MULTIPLIER if "backbone." in name else 1.0,
+        lr_factor_func=_learning_rate_factor(cfg, model),
     )
     kind = solver.OPTIMIZER.upper()
     if kind == "SGD":
@@ -48,6 +48,31 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])  # one pass over all
         return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=0.0, fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZER {solver.OPTIMIZER!r}: choose one of {', '.join(OPTIMIZERS)}")
+
+
+def _learning_rate_factor(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
+    """Factor on the learning rate by the name of a parameter: the longest beginning in MULTIPLIERS decides."""
+    names = [name for name, _ in model.named_parameters()]
+    factors: dict[str, float] = {}
+    for entry in cfg.SOLVER.MULTIPLIERS:
+        if not isinstance(entry, list | tuple) or len(entry) != 2 or not isinstance(entry[0], str):
+            raise ValueError(
+                f'SOLVER.MULTIPLIERS: an entry is [beginning, factor], such as ["roi_heads.", 0.1]: {entry!r}'
+            )
+        if not any(name.startswith(entry[0]) for name in names):
+            parts = sorted({f"{name.partition('.')[0]}." for name in names})
+            raise ValueError(
+                f"SOLVER.MULTIPLIERS: no parameter begins with {entry[0]!r}; the parts are {', '.join(parts)}"
+            )
+        factors[entry[0]] = float(entry[1])
+
+    def factor(name: str) -> float:
+        begins = max((b for b in factors if name.startswith(b)), key=len, default=None)
+        if begins is not None:
+            return factors[begins]
+        return cfg.SOLVER.BACKBONE_MULTIPLIER if "backbone." in name else 1.0
+
+    return factor
 
 
 def build_clipping(cfg: CfgNode) -> Clip | None:

@@ -48,6 +48,40 @@ def test_every_parameter_has_its_rate_and_decay_once(kind):
     }
 
 
+def test_longest_beginning_of_a_name_decides_its_rate():
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0, 0.5
+    cfg.SOLVER.MULTIPLIERS = [["backbone.", 0.25], ["backbone.1.", 0.125], ["head.", 2]]
+    model = Net()
+    rates = {name: rate for name, (rate, _) in settings(build_optimizer(cfg, model), model).items()}
+    assert rates == {
+        "backbone.0.weight": 0.25,
+        "backbone.0.bias": 0.25,
+        "backbone.1.weight": 0.125,
+        "backbone.1.bias": 0.125,
+        "head.weight": 2.0,
+        "head.bias": 2.0,
+    }
+    cfg.SOLVER.MULTIPLIERS = [["backbone.1.", 0.125]]
+    rates = {name: rate for name, (rate, _) in settings(build_optimizer(cfg, model), model).items()}
+    assert (rates["backbone.0.weight"], rates["backbone.1.weight"], rates["head.bias"]) == (0.5, 0.125, 1.0)
+
+
+@pytest.mark.parametrize("entry", ["head.", ["head."], [0.1, "head."]])
+def test_multiplier_that_is_no_pair_says_how_to_write_it(entry):
+    cfg = get_cfg()
+    cfg.SOLVER.MULTIPLIERS = [entry]
+    with pytest.raises(ValueError, match=r"SOLVER.MULTIPLIERS: an entry is \[beginning, factor\]"):
+        build_optimizer(cfg, Net())
+
+
+def test_multiplier_of_no_parameter_lists_the_parts():
+    cfg = get_cfg()
+    cfg.SOLVER.MULTIPLIERS = [["roi_heads.", 0.1]]
+    with pytest.raises(ValueError, match="no parameter begins with 'roi_heads.'; the parts are backbone., frozen., hea"):
+        build_optimizer(cfg, Net())
+
+
 def test_adamw_shrinks_a_parameter_without_gradient_signal_by_its_decay_only():
     cfg = get_cfg()
     cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "ADAMW", 0.1, 0.5

@@ -119,6 +119,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             safe_threshold=cfg.MODEL.SAFE_THRESHOLD,
             federated_columns=cfg.MODEL.CLASSIFIER.FED_LOSS_NUM_CLASSES,
             federated_power=cfg.MODEL.CLASSIFIER.FED_LOSS_FREQ_POWER,
+            federated_draw=cfg.MODEL.CLASSIFIER.FED_LOSS_DRAW,
         )
         arguments["test_merge"] = cfg.MODEL.CLASSIFIER.TEST_MERGE
         arguments["test_words"] = cfg.MODEL.CLASSIFIER.TEST_WORDS
@@ -132,27 +133,37 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             batched_inputs: for every image ``image`` (3, H, W) uint8 or float; in training ``instances`` whose
                 ``gt_classes`` index the image's own vocabulary, and where there are several datasets ``dataset``; also
                 ``supervision`` ("masks" if absent and there are ``gt_masks``, else "boxes"), with "tags"
-                ``image_labels``, class indices, with "captions" ``captions``, texts, and perhaps ``image_labels``; at
-                test time ``height`` and ``width`` of the wanted output, pixels.
+                ``image_labels``, class indices, with "captions" ``captions``, texts, and perhaps ``image_labels``;
+                without a proposal generator ``proposals``, Instances with ``proposal_boxes`` and ``objectness_logits``;
+                at test time ``height`` and ``width`` of the wanted output, pixels.
 
         Returns:
             In training loss name to scalar tensor; otherwise for every image ``{"instances": ...}`` whose
             ``pred_classes`` index the vocabulary that was set (the label space if none was).
         """
+        if self.proposal_generator is None:
+            check_proposals(batched_inputs)
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         targets, context = self.read_annotations(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, losses = self._propose_with_context(images, features, targets, context)
+        proposals, losses = self._propose_with_context(batched_inputs, images, features, targets, context)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training([{**x, "instances": _instances_of(x)} for x in batched_inputs], proposals)
         _, region_losses = self.roi_heads(images, features, proposals, targets, context)
         return {**losses, **region_losses}
 
     def _propose_with_context(
-        self, images: ImageList, features: dict[str, Tensor], targets: list[Instances], context: BatchContext
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[Instances],
+        context: BatchContext,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
+        if self.proposal_generator is None:  # PROPOSAL_GENERATOR.NAME PrecomputedProposals
+            return [record["proposals"].to(self.device) for record in batched_inputs], {}
         if getattr(self.proposal_generator, "takes_context", False):
             return self.proposal_generator(images, features, targets, context)
         if not all(context.has_places):
@@ -265,7 +276,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         Raises:
             ValueError: if the words lack what the classifier needs.
         """
-        if vocabulary is None:
+        if vocabulary is None or getattr(self.roi_heads, "class_agnostic", False):
             self.roi_heads.set_test_words()
         elif self._is_closed_set():
             if self.word_columns is None:
@@ -305,6 +316,25 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
     def _is_closed_set(self) -> bool:
         return getattr(self.roi_heads, "closed_set", False)
+
+
+def check_proposals(batched_inputs: Sequence[Mapping[str, Any]]) -> None:
+    """Check that every image of a batch brings its proposals.
+
+    Args:
+        batched_inputs: the batch.
+
+    Raises:
+        ValueError: if one does not; the message names its dataset and says how it gets them.
+    """
+    for record in batched_inputs:
+        if record.get("proposals") is None:
+            raise ValueError(
+                f"dataset {record.get('dataset')!r}, image {_name_of(record)} has no proposals, and "
+                "MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals makes none: store them (python -m "
+                "mvseg.inference.proposals) and name their folder in DATASETS.MIX (proposals), in "
+                "DATASETS.PROPOSAL_FILES_TEST, or in the dataset's card"
+            )
 
 
 def _instances_of(record: Mapping[str, Any]) -> Instances:

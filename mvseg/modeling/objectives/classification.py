@@ -10,10 +10,13 @@ from torch import Tensor
 from mvseg.modeling.objectives.federated import federated_columns
 from mvseg.modeling.objectives.region import (
     column_targets,
+    equal_image_weights,
     sigmoid_classification_loss,
     softmax_classification_loss,
 )
 from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+
+AVERAGES = ("regions", "images")
 
 
 def _with_images(image_count: Tensor | None) -> Tensor:
@@ -30,20 +33,31 @@ class SigmoidObjective(RegionObjective):
     multi_label = True
     kept: Tensor | None
 
-    def __init__(self, num_classes: int, image_count: Tensor | None = None, ignore_zero: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        image_count: Tensor | None = None,
+        ignore_zero: bool = False,
+        *,
+        average: str = "regions",
+    ) -> None:
         """Build the objective.
 
         Args:
             num_classes: number n of label columns.
             image_count: (n,) training images of every class; needed to ignore classes without any.
             ignore_zero: leave classes without training images out of the loss.
+            average: "regions": over all regions; "images": over those of an image, then over images.
 
         Raises:
-            ValueError: if image counts are needed but not known.
+            ValueError: if image counts are needed but not known, or there is no such average.
 
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
         """
         super().__init__(num_classes)
+        if average not in AVERAGES:
+            raise ValueError(f"MODEL.CLASSIFIER.AVERAGE {average!r}: choose {' or '.join(AVERAGES)}")
+        self.average = average
         self.register_buffer("kept", _with_images(image_count) if ignore_zero else None, False)
 
     @classmethod
@@ -60,7 +74,8 @@ class SigmoidObjective(RegionObjective):
 
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
         """
-        return cls(num_classes, image_count, cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS)
+        node = cfg.MODEL.CLASSIFIER
+        return cls(num_classes, image_count, node.IGNORE_ZERO_CATS, average=node.AVERAGE)
 
     def columns(self, targets: RegionTargets) -> Tensor | None:
         """Take the columns that some image's annotation speaks about.
@@ -95,10 +110,17 @@ class SigmoidObjective(RegionObjective):
             logits,
             column_targets(targets.classes, columns, self.num_classes),
             scope=targets.scope_of(columns),
-            weights=targets.region_weights(),
+            weights=self._weights(targets),
             positives=targets.positives_of(columns),
         )
         return {"loss_cls": loss}
+
+    def _weights(self, targets: RegionTargets) -> Tensor | None:
+        weights = targets.region_weights()
+        if self.average == "regions" or not len(targets.images):
+            return weights
+        equal = equal_image_weights(targets.images, int(targets.images.max()) + 1)
+        return equal if weights is None else equal * weights
 
 
 @OBJECTIVES.register("federated")
@@ -115,6 +137,7 @@ class FederatedObjective(SigmoidObjective):
         ignore_zero: bool = False,
         num_columns: int = 50,
         power: float = 0.5,
+        average: str = "regions",
     ) -> None:
         """Build the objective.
 
@@ -124,6 +147,7 @@ class FederatedObjective(SigmoidObjective):
             ignore_zero: leave classes without training images out of the loss.
             num_columns: size of the set of classes.
             power: exponent of the image count in the draw.
+            average: "regions": over all regions; "images": over those of an image, then over images.
 
         Raises:
             ValueError: if the image counts are not known.
@@ -135,7 +159,7 @@ class FederatedObjective(SigmoidObjective):
                 "MODEL.CLASSIFIER.LOSS federated draws classes by image count, but the vocabulary of DATASETS.TRAIN "
                 "has none: give the vocabulary image_count, or set MODEL.CLASSIFIER.LOSS sigmoid"
             )
-        super().__init__(num_classes, image_count, ignore_zero)
+        super().__init__(num_classes, image_count, ignore_zero, average=average)
         self.register_buffer("image_count", image_count, persistent=False)
         self.num_columns, self.power = num_columns, power
 
@@ -151,10 +175,19 @@ class FederatedObjective(SigmoidObjective):
         Returns:
             The objective.
 
+        Raises:
+            ValueError: if a draw for every image is asked for, which only the scope "federated" makes.
+
         Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
         """
         node = cfg.MODEL.CLASSIFIER
-        return cls(num_classes, image_count, node.IGNORE_ZERO_CATS, node.FED_LOSS_NUM_CLASSES, node.FED_LOSS_FREQ_POWER)
+        if node.FED_LOSS_DRAW != "batch":
+            raise ValueError(
+                f"MODEL.CLASSIFIER.FED_LOSS_DRAW {node.FED_LOSS_DRAW}: the loss federated draws once for the batch; "
+                "set MODEL.ANNOTATION_SCOPE federated and MODEL.CLASSIFIER.LOSS sigmoid"
+            )
+        size, power = node.FED_LOSS_NUM_CLASSES, node.FED_LOSS_FREQ_POWER
+        return cls(num_classes, image_count, node.IGNORE_ZERO_CATS, size, power, node.AVERAGE)
 
     def columns(self, targets: RegionTargets) -> Tensor | None:
         """Draw the set of classes; override to fix the draw.

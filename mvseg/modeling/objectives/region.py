@@ -36,6 +36,22 @@ def column_targets(classes: Tensor, columns: Tensor | None, num_classes: int) ->
     return position[classes]
 
 
+def equal_image_weights(images: Tensor, num_images: int) -> Tensor:
+    """Weigh regions so that an average over regions is an average over images, each with its own average.
+
+    Args:
+        images: (R,) int64 index of every region's image.
+        num_images: number I of images that the indices may name; those without regions do not count.
+
+    Returns:
+        (R,) float32, R / (images with regions * regions of the image).
+
+    Source: our own derivation.
+    """
+    counts = torch.zeros(num_images, device=images.device).index_add_(0, images, torch.ones_like(images).float())
+    return len(images) / ((counts > 0).sum() * counts[images])
+
+
 def sigmoid_classification_loss(
     logits: Tensor,
     positions: Tensor,

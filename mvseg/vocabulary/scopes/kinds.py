@@ -98,7 +98,10 @@ def _safe(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -
 def _federated(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
     """The classes that the batch shows of the image's dataset, filled up with drawn ones, frequent ones more often.
 
-    Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1; here drawn for each dataset on its own.
+    Or those that the image itself shows, filled up by a draw for every image.
+
+    Source: Zhou et al. 2021 (arXiv 2103.07461), section 5.1; here drawn for each dataset on its own. For every image:
+    Wang et al. 2023, UniDetector (arXiv 2303.11749), its released code.
     """
     weights = {}
     for dataset in datasets:
@@ -111,18 +114,24 @@ def _federated(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettin
             )
         counts = torch.zeros(space.n).index_add_(0, space.columns(dataset), vocabulary.image_counts())
         weights[dataset] = counts**settings.federated_power * (counts > 0)
+    if settings.federated_draw not in ("batch", "image"):
+        raise ValueError(f"MODEL.CLASSIFIER.FED_LOSS_DRAW {settings.federated_draw!r}: choose batch or image")
     own = _own_mask(space)
 
+    def draw(dataset: str, shown: Sequence[Tensor]) -> Tensor:
+        chosen = torch.zeros(space.n, dtype=torch.bool)
+        chosen[torch.cat([classes.cpu() for classes in shown])] = True
+        rest = weights[dataset] * ~chosen
+        count = min(settings.federated_columns - int(chosen.sum()), int((rest > 0).sum()))
+        if count > 0:
+            chosen[torch.multinomial(rest, count)] = True
+        return chosen
+
     def mask(images: Sequence[ImageFacts]) -> Tensor:
-        drawn = {}
-        for dataset in dict.fromkeys(image.dataset for image in images):
-            chosen = torch.zeros(space.n, dtype=torch.bool)
-            chosen[torch.cat([image.classes.cpu() for image in images if image.dataset == dataset])] = True
-            rest = weights[dataset] * ~chosen
-            count = min(settings.federated_columns - int(chosen.sum()), int((rest > 0).sum()))
-            if count > 0:
-                chosen[torch.multinomial(rest, count)] = True
-            drawn[dataset] = chosen
+        if settings.federated_draw == "image":
+            return own(images) & torch.stack([draw(image.dataset, [image.classes]) for image in images])
+        names = dict.fromkeys(image.dataset for image in images)
+        drawn = {name: draw(name, [image.classes for image in images if image.dataset == name]) for name in names}
         return own(images) & torch.stack([drawn[image.dataset] for image in images])
 
     return Scope(mask)

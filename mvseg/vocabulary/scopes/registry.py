@@ -41,11 +41,13 @@ class ScopeSettings:
         safe_threshold: cosine from which columns of other datasets are no negatives ("safe", "group").
         federated_columns: classes of a dataset that take part in one batch ("federated").
         federated_power: exponent of the image count in their draw.
+        federated_draw: "batch": one draw for all images of a dataset in a batch; "image": one for every image.
     """
 
     safe_threshold: float = 0.95
     federated_columns: int = 50
     federated_power: float = 0.5
+    federated_draw: str = "batch"
 
 
 MaskFunction = Callable[[Sequence[ImageFacts]], Tensor]

@@ -20,7 +20,12 @@ from mvseg.vocabulary.embeddings import check_embeddings
 from .supervision import check_supervision
 
 # What cards can name under ``evaluator``; mvseg.evaluation.register_evaluator adds to it.
-EVALUATORS = ["coco", "lvis", "openimages", "sem_seg", "coco_panoptic_seg", "none"]
+EVALUATORS = ["coco", "lvis", "openimages", "voc", "sem_seg", "coco_panoptic_seg", "none"]
+# Evaluator -> keys that a card of any format may set under ``options`` for it, with what they mean.
+EVALUATOR_OPTIONS: dict[str, dict[str, str]] = {
+    "voc": {"measure": "2007: mean precision at 11 recalls; 2012: area under the curve; left out: 2012"},
+    "lvis": {"fixed_ap": "detections of a class that count over the whole test set; adds fixed AP to the results"},
+}
 # Format -> supervision and evaluator of a card that names none; formats that are not listed: boxes, coco.
 FORMAT_DEFAULTS = {
     "lvis": ("boxes", "lvis"),
@@ -61,17 +66,19 @@ class DatasetCard:
         options: settings of the format or the evaluator, such as ``{label_offset: 1}``.
         supervision: such as "boxes" or "masks"; see :mod:`mvseg.data.supervision`; empty: what the format usually has.
         vocabulary: name of a built-in table ("coco", "lvis_v1", "voc"), a file of names, a list of names, or
-            ``{name: ..., names: [...]}``; None: the categories of the annotation file, in the order of their ids.
+            ``{name: ..., names: [...]}``, or the things or the stuff of a table, ``{table: cityscapes_19, kind: thing}``;
+            None: the categories of the annotation file, in the order of their ids.
         embeddings: file of text embeddings in the order of the vocabulary, or ``{file: ..., rows: ...}`` with the
             built-in table or file of names that the rows follow; or a list of these, all of one text encoder: every
             word comes from the first table that has it.
-        evaluator: "coco", "lvis", "openimages", "sem_seg", "coco_panoptic_seg", or "none" for a set that is only
-            trained on; empty: by the format.
+        evaluator: "coco", "lvis", "openimages", "voc", "sem_seg", "coco_panoptic_seg", or "none" for a set that is
+            only trained on; empty: by the format.
         split: file that lists the images to use, one a line (name with or without ending); None: all.
         aliases: category name in the annotation file -> word of the vocabulary.
         ignore: category names whose annotations are left out.
         filter: keeps only annotations of some classes: ``{frequency: [c, f]}`` or ``{novel: false}``.
         prepare: how to get the files; shown when one is missing.
+        proposals: folder of stored proposals, absolute or relative to ``$DETECTRON2_DATASETS``; empty: none.
         source: the card's own file, if it has one.
 
     Raises:
@@ -91,6 +98,7 @@ class DatasetCard:
     ignore: list[str] = field(default_factory=list)
     filter: dict[str, Any] = field(default_factory=dict)
     prepare: str = ""
+    proposals: str = ""
     files: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     source: Path | None = None
@@ -173,9 +181,13 @@ class DatasetCard:
         entry = self.vocabulary
         if entry is None:
             return None
+        if isinstance(entry, Mapping) and set(entry) == {"table", "kind"}:
+            return self._words_of_kind(str(entry["table"]), str(entry["kind"]))
         if isinstance(entry, Mapping):
             if set(entry) != {"name", "names"}:
-                raise ValueError(f"{self.where}: vocabulary takes name and names, found {sorted(entry)}")
+                raise ValueError(
+                    f"{self.where}: vocabulary takes name and names, or table and kind, found {sorted(entry)}"
+                )
             return Vocabulary.from_names(entry["names"], str(entry["name"]))
         if isinstance(entry, list | tuple):
             return Vocabulary.from_names(entry, self.name)
@@ -253,6 +265,15 @@ class DatasetCard:
         if entry in builtin_tables():
             return Vocabulary.from_table(entry)
         return Vocabulary.from_file(self._named_file(entry, key))
+
+    def _words_of_kind(self, table: str, kind: str) -> Vocabulary:
+        words = self._named_vocabulary(table, "vocabulary.table")
+        if kind not in ("thing", "stuff"):
+            raise ValueError(f"{self.where}: vocabulary.kind is thing or stuff, not {kind!r}")
+        if words.is_thing is None:
+            raise ValueError(f"{self.where}: vocabulary {table!r} does not say which of its words are things")
+        kept = [word for word, thing in zip(words.names, words.is_thing, strict=True) if thing == (kind == "thing")]
+        return words.subset(kept, f"{words.name} {'things' if kind == 'thing' else kind}")
 
     def _named_file(self, entry: str, key: str) -> Path:
         path = self.resolve(entry, near_card=True)

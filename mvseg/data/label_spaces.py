@@ -18,7 +18,7 @@ from .streams import ClassCounts
 
 logger = logging.getLogger(__name__)
 
-_LABEL_SPACES = ("concatenate", "merge_names", "merge_similar")
+_LABEL_SPACES = ("concatenate", "merge_names", "merge_similar", "object")
 
 
 def label_space(
@@ -34,8 +34,8 @@ def label_space(
     Args:
         names: names of registered datasets.
         kind: "concatenate": own columns for every vocabulary; "merge_names": equal words share a column;
-            "merge_similar": words with similar text embeddings do; or a file with a mapping by hand
-            (:func:`mvseg.vocabulary.read_mapping`).
+            "merge_similar": words with similar text embeddings do; "object": all words do; or a file with a mapping by
+            hand (:func:`mvseg.vocabulary.read_mapping`).
         embeddings: attach the text embeddings that the cards name.
         embed: gives embeddings to a vocabulary whose card names none, or None.
         threshold: smallest cosine of words that share a column, for "merge_similar".
@@ -52,6 +52,8 @@ def label_space(
     if kind not in _LABEL_SPACES and not is_file:
         hint = did_you_mean(kind, _LABEL_SPACES)
         raise ValueError(f"label space {kind!r}{hint}; or name a mapping file ({', '.join(MAPPING_FILES)})")
+    if kind == "object":
+        return LabelSpace.merge_all({name: get_vocabulary(name, embeddings=False) for name in names})
     vocabularies = {name: get_vocabulary(name, embeddings) for name in names}
     if embed is not None and embeddings:
         vocabularies = {name: embed(words) for name, words in vocabularies.items()}

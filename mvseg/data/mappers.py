@@ -21,6 +21,8 @@ from mvseg.data.augmentation import (
 )
 from mvseg.data.mixing import MixEntry, mixture_from_config
 from mvseg.data.polygons import transform_polygons
+from mvseg.data.proposal_files import ProposalFolder
+from mvseg.data.proposals import open_proposals, proposals_of
 from mvseg.data.reading import check_image_size, read_image
 from mvseg.data.targets import add_targets, drop_answers
 from mvseg.vocabulary import did_you_mean
@@ -34,7 +36,8 @@ class MultiDatasetMapper:
     The result holds the record's own fields except the annotations, and: ``image``, uint8 ``(3, H, W)``; in training
     ``instances`` with ``gt_boxes`` (N, 4) in pixels of the augmented image, ``gt_classes`` (N,) in the dataset's own
     vocabulary, and ``gt_masks`` (N,) where the supervision is "masks". ``height`` and ``width`` stay those of the file.
-    Crowd annotations are left out. What other kinds of supervision become: :func:`mvseg.data.targets.add_targets`.
+    Crowd annotations are left out. What other kinds of supervision become: :func:`mvseg.data.targets.add_targets`. Of a
+    dataset with stored proposals ``proposals`` holds ``proposal_boxes`` and ``objectness_logits``, at test time too.
 
     Args:
         is_train: whether annotations are mapped; False drops them.
@@ -44,6 +47,8 @@ class MultiDatasetMapper:
         use_instance_mask: whether masks are mapped.
         instance_mask_format: "polygon" or "bitmask".
         recompute_boxes: make the boxes of annotations with masks tight again after the augmentation.
+        proposals: dataset name to its stored proposals; records of others get none.
+        proposal_topk: largest number of proposals of an image.
 
     Raises:
         ValueError: if the mask format does not exist.
@@ -60,6 +65,8 @@ class MultiDatasetMapper:
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
         recompute_boxes: bool = False,
+        proposals: Mapping[str, ProposalFolder] | None = None,
+        proposal_topk: int = 2000,
     ) -> None:
         if instance_mask_format not in MASK_FORMATS:
             raise ValueError(
@@ -73,6 +80,7 @@ class MultiDatasetMapper:
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
+        self.proposals, self.proposal_topk = dict(proposals or {}), proposal_topk
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True, with_annotations: bool | None = None) -> dict[str, Any]:
@@ -102,6 +110,8 @@ class MultiDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "proposals": open_proposals(cfg),
+            "proposal_topk": cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"],
             "recompute_boxes": is_train and cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED,
         }
 
@@ -124,6 +134,9 @@ class MultiDatasetMapper:
         transforms = augmentation(aug_input)
         image = aug_input.image
         record["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if record.get("dataset") in self.proposals:
+            arrays = self.proposals[record["dataset"]].read(record["image_id"])
+            record["proposals"] = proposals_of(arrays, transforms, image.shape[:2], self.proposal_topk)
         if not self.is_train:
             drop_answers(record)
             return record

@@ -44,6 +44,7 @@ class MixEntry:
         repeat_threshold: share of images below which repeat_factor repeats a class; None: DATALOADER.REPEAT_THRESHOLD.
         scale_range: random scale of the crop recipes relative to ``image_size``; None: INPUT.SCALE_RANGE.
         annotation_scope: what its annotation speaks about; None: MODEL.ANNOTATION_SCOPE.
+        proposals: folder of stored proposals (python -m mvseg.inference.proposals); None: that of its card.
 
     Raises:
         ValueError: if a value is out of its range or a sampler or recipe does not exist.
@@ -59,6 +60,7 @@ class MixEntry:
     repeat_threshold: float | None = None
     scale_range: tuple[float, float] | None = None
     annotation_scope: str | None = None
+    proposals: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

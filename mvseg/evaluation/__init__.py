@@ -4,6 +4,7 @@ from mvseg.evaluation.evaluators import build_evaluator, register_evaluator
 from mvseg.evaluation.lvis import PerClassLVISEvaluator
 from mvseg.evaluation.openimages import OpenImagesEvaluator
 from mvseg.evaluation.pictures import PictureEvaluator
+from mvseg.evaluation.proposals import ProposalEvaluator
 from mvseg.evaluation.run import evaluate_dataset, unwrap, vocabulary_of
 from mvseg.evaluation.split import SplitCOCOEvaluator
 from mvseg.evaluation.summary import overall, summary_table, write_per_class, write_results
@@ -12,6 +13,7 @@ __all__ = [
     "OpenImagesEvaluator",
     "PerClassLVISEvaluator",
     "PictureEvaluator",
+    "ProposalEvaluator",
     "SplitCOCOEvaluator",
     "build_evaluator",
     "evaluate_dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -13,7 +13,9 @@ from mvseg.data.catalog import get_card, get_records
 from mvseg.data.label_maps import read_semantic
 from mvseg.evaluation.lvis import PerClassLVISEvaluator
 from mvseg.evaluation.openimages import OpenImagesEvaluator
+from mvseg.evaluation.proposals import ProposalEvaluator
 from mvseg.evaluation.split import SplitCOCOEvaluator
+from mvseg.evaluation.voc import VOCEvaluator
 from mvseg.vocabulary import did_you_mean
 
 # (dataset name, tasks such as ("bbox", "segm"), folder for the predictions or None) -> evaluator
@@ -23,13 +25,16 @@ EVALUATORS: dict[str, EvaluatorFactory] = {}
 ANSWERS: dict[str, str] = {}
 
 
-def register_evaluator(name: str, factory: EvaluatorFactory, answer: str = "instances") -> None:
+def register_evaluator(
+    name: str, factory: EvaluatorFactory, answer: str = "instances", options: Mapping[str, str] | None = None
+) -> None:
     """Add a kind of evaluator that cards can name.
 
     Args:
         name: what a card says under ``evaluator``.
         factory: takes dataset name, tasks and output folder; gives the evaluator.
-        answer: what it reads of a model's answer: "instances", "sem_seg" or "panoptic_seg".
+        answer: what it reads of a model's answer: "instances", "sem_seg" or "panoptic_seg"; several joined by " or ".
+        options: keys that cards may set under ``options`` for it, with what they mean.
 
     Raises:
         ValueError: if the name is taken.
@@ -40,15 +45,20 @@ def register_evaluator(name: str, factory: EvaluatorFactory, answer: str = "inst
     ANSWERS[name] = answer
     if name not in cards.EVALUATORS:
         cards.EVALUATORS.append(name)
+    if options:
+        cards.EVALUATOR_OPTIONS[name] = dict(options)
 
 
-def build_evaluator(name: str, output_dir: str | None = None, *, masks: bool = True) -> DatasetEvaluator:
-    """Build the evaluator that a dataset's card names.
+def build_evaluator(
+    name: str, output_dir: str | None = None, *, masks: bool = True, kind: str = ""
+) -> DatasetEvaluator:
+    """Build the evaluator that a dataset's card names, or another one.
 
     Args:
         name: dataset name.
         output_dir: folder for the predictions; None writes none.
         masks: False if the model predicts no masks. Masks are only evaluated on datasets that have them.
+        kind: kind of evaluator; empty: that of the card.
 
     Returns:
         The evaluator.
@@ -57,21 +67,26 @@ def build_evaluator(name: str, output_dir: str | None = None, *, masks: bool = T
         ValueError: if nobody registered that kind of evaluator, or the dataset is only for training.
     """
     card = get_card(name)
-    if card.evaluator == "none":
+    kind = kind or card.evaluator
+    if kind == "none":
         raise ValueError(
             f"{card.where} cannot be evaluated (evaluator: none), for it is only trained on; take it out of "
             "DATASETS.TEST"
         )
-    if card.evaluator not in EVALUATORS:
-        raise ValueError(f"dataset {name!r}: no evaluator {card.evaluator!r}{did_you_mean(card.evaluator, EVALUATORS)}")
+    if kind not in EVALUATORS:
+        raise ValueError(f"dataset {name!r}: no evaluator {kind!r}{did_you_mean(kind, EVALUATORS)}")
     tasks = ("bbox", "segm") if masks and card.supervision == "masks" else ("bbox",)
-    return EVALUATORS[card.evaluator](name, tasks, output_dir)
+    return EVALUATORS[kind](name, tasks, output_dir)
 
 
 def _open_images(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
     options = get_card(name).options
     chosen = {key: options[key] for key in ("expand_hierarchy", "expand_detections") if key in options}
     return OpenImagesEvaluator(name, folder, **chosen)
+
+
+def _voc(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
+    return VOCEvaluator(name, folder, get_card(name).options.get("measure", 2012))
 
 
 def _semantic(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
@@ -99,5 +114,7 @@ register_evaluator(
 )
 register_evaluator("lvis", lambda name, tasks, folder: PerClassLVISEvaluator(name, tasks, output_dir=folder))
 register_evaluator("openimages", _open_images)
+register_evaluator("proposals", lambda name, tasks, folder: ProposalEvaluator(name), answer="instances or proposals")
+register_evaluator("voc", _voc)
 register_evaluator("sem_seg", _semantic, answer="sem_seg")
 register_evaluator("coco_panoptic_seg", _panoptic, answer="panoptic_seg")

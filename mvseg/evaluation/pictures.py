@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,24 @@ class PictureEvaluator(DatasetEvaluator):
         count: number of images.
         threshold: predictions with a lower score are not drawn.
         height: height of each image in the sheet, pixels.
+        words: words of the predictions where they are not those of the dataset.
     """
 
-    def __init__(self, name: str, path: str | Path, count: int, threshold: float = 0.3, height: int = 320) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str | Path,
+        count: int,
+        threshold: float = 0.3,
+        height: int = 320,
+        words: Sequence[str] | None = None,
+    ) -> None:
         records = DatasetCatalog.get(name)
         chosen = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int))
         self.records = {records[i]["image_id"]: records[i] for i in chosen}
         metadata = MetadataCatalog.get(name)
         self.names = metadata.get("thing_classes") or metadata.get("stuff_classes") or ()
+        self.words = self.names if words is None else tuple(words)
         self.path = Path(path)
         self.threshold = threshold
         self.height = height
@@ -72,7 +83,7 @@ class PictureEvaluator(DatasetEvaluator):
             image = read_image(record["file_name"], "RGB")
             left = draw_annotations(image, record, self.names, self.height)
             best = best_of_overlapping(answer["instances"])
-            right = draw_predictions(image, best, self.names, self.threshold, self.height)
+            right = draw_predictions(image, best, self.words, self.threshold, self.height)
             self.drawn[given["image_id"]] = side_by_side(
                 left, right, f"{Path(record['file_name']).name}: annotations", f"predictions, score >= {self.threshold}"
             )

@@ -121,7 +121,7 @@ def check_test_sets(cfg: CfgNode, model: nn.Module) -> None:
     """Find out before training, not after it, that a test set cannot be evaluated.
 
     Args:
-        cfg: the config; reads DATASETS.TEST.
+        cfg: the config; reads DATASETS.TEST and TEST.EVALUATOR.
         model: the model, not wrapped; it must be able to speak the words of every test set.
 
     Raises:
@@ -131,12 +131,13 @@ def check_test_sets(cfg: CfgNode, model: nn.Module) -> None:
     answers = _answers_of(model)
     for name in cfg.DATASETS.TEST:
         card = get_card(name)
-        wanted = ANSWERS.get(card.evaluator)
-        if card.evaluator == "none":
+        evaluator = cfg.TEST.EVALUATOR or card.evaluator
+        wanted = ANSWERS.get(evaluator)
+        if evaluator == "none":
             raise ValueError(f"{card.where} is only for training (evaluator: none); take it out of DATASETS.TEST")
-        if answers is not None and wanted is not None and wanted not in answers:
+        if answers is not None and wanted is not None and not {*wanted.split(" or ")} & {*answers}:
             raise ValueError(
-                f"test set {name!r}: its evaluator {card.evaluator} needs {wanted!r} in the model's answer, but "
+                f"test set {name!r}: its evaluator {evaluator} needs {wanted!r} in the model's answer, but "
                 f"{cfg.MODEL.META_ARCHITECTURE} gives {', '.join(answers)}; take it out of DATASETS.TEST"
             )
         places = {"annotations": card.annotations, "image folder": card.image_root}

@@ -259,7 +259,9 @@ class Trainer(DefaultTrainer):
             if cfg.TEST.NUM_PICTURES:
                 when = "" if iteration is None else f"_{iteration:07d}"
                 path = Path(cfg.OUTPUT_DIR) / "pictures" / f"{name}{when}.jpg"
-                evaluator = DatasetEvaluators([evaluator, PictureEvaluator(name, path, cfg.TEST.NUM_PICTURES)])
+                words = ("object",) if cfg.TEST.EVALUATOR == "proposals" else None
+                pictures = PictureEvaluator(name, path, cfg.TEST.NUM_PICTURES, words=words)
+                evaluator = DatasetEvaluators([evaluator, pictures])
             found = evaluate_dataset(model, name, cls.build_test_loader(cfg, name), evaluator)
             if cfg.TEST.VALIDATION_LOSS:
                 found.update(cls._validate(cfg, model, name))
@@ -306,7 +308,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Build the evaluator that the dataset's card names.
+        """Build the evaluator that TEST.EVALUATOR or the dataset's card names.
 
         Args:
             cfg: the config.
@@ -315,7 +317,8 @@ class Trainer(DefaultTrainer):
         Returns:
             The evaluator.
         """
-        return build_evaluator(dataset_name, str(cls._folder(cfg, dataset_name)), masks=cfg.MODEL.MASK_ON)
+        folder = str(cls._folder(cfg, dataset_name))
+        return build_evaluator(dataset_name, folder, masks=cfg.MODEL.MASK_ON, kind=cfg.TEST.EVALUATOR)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,20 @@ class LabelSpace:
                 names += vocabulary.names
             columns[dataset] = torch.arange(len(vocabulary)) + starts[key]
         return cls(vocabularies, columns, names)
+
+    @classmethod
+    def merge_all(cls, vocabularies: Mapping[str, Vocabulary], name: str = "object") -> LabelSpace:
+        """Let all words share one column, for models that know objects but no classes.
+
+        Args:
+            vocabularies: dataset name to its vocabulary.
+            name: the word of the column.
+
+        Returns:
+            A space with one column, without embeddings and image counts.
+        """
+        plain = {d: dataclasses.replace(v, embeddings=None, image_count=None) for d, v in vocabularies.items()}
+        return cls(plain, {d: torch.zeros(len(v), dtype=torch.long) for d, v in plain.items()}, [name])
 
     @classmethod
     def merge_names(cls, vocabularies: Mapping[str, Vocabulary]) -> LabelSpace:

@@ -1,6 +1,7 @@
 """Region heads; importing this package registers them."""
 
 from mvseg.modeling.roi_heads.cascade import MultiDatasetCascadeROIHeads
+from mvseg.modeling.roi_heads.localization import LocalizationROIHeads
 from mvseg.modeling.roi_heads.res5 import MultiDatasetRes5ROIHeads
 
-__all__ = ["MultiDatasetCascadeROIHeads", "MultiDatasetRes5ROIHeads"]
+__all__ = ["LocalizationROIHeads", "MultiDatasetCascadeROIHeads", "MultiDatasetRes5ROIHeads"]

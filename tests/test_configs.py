@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if not {"cards", "real"} & set(p.parts)]
 RUNNABLE = [p for p in CONFIGS if not p.name.startswith("Base-")]
 SYSTEMS = sorted((ROOT / "projects").glob("*/configs/*.yaml"))
-MODELS = [p for p in SYSTEMS if not p.name.startswith("Base-")]
+SYSTEM_MODELS = [p for p in SYSTEMS if not p.name.startswith("Base-")]
+MODELS = [p for p in SYSTEM_MODELS if p.parts[-3] == "Detic"]
+SCALEDET = [p for p in SYSTEM_MODELS if p.parts[-3] == "ScaleDet"]
 
 
 @pytest.fixture
@@ -69,11 +71,14 @@ def test_config_describes_a_model_that_can_be_built(path, tmp_path, monkeypatch,
     assert not metric or metric.split("/")[0] in cfg.DATASETS.TEST
 
 
+def words_of(cfg) -> list[tuple[str, ...]]:
+    cards = [get_card(entry.name) for entry in mixture_from_config(cfg)]
+    return [get_vocabulary(card.name, embeddings=False).names for card in cards if card.vocabulary is not None]
+
+
 def columns_by_name(cfg) -> int:
     """Words of a training mixture, of equal ones but for case and separators only one."""
-    cards = [get_card(entry.name) for entry in mixture_from_config(cfg)]
-    spoken = [get_vocabulary(card.name, embeddings=False).names for card in cards if card.vocabulary is not None]
-    return len({word.lower().replace("_", " ") for names in spoken for word in names})
+    return len({word.lower().replace("_", " ") for names in words_of(cfg) for word in names})
 
 
 class RandomEncoder:
@@ -122,6 +127,32 @@ def test_config_of_a_system_describes_a_model_that_can_be_built(path, system_dat
         assert cfg.MODEL.TIMM.NAME.split(".")[0] == before.MODEL.TIMM.NAME.split(".")[0]
         assert cfg.MODEL.TIMM.OUT_INDICES == before.MODEL.TIMM.OUT_INDICES
         assert cfg.DATALOADER.GROUPING == "dataset"
+
+
+@pytest.mark.parametrize("path", SCALEDET, ids=lambda path: path.stem)
+def test_config_of_scaledet_describes_a_model_that_can_be_built(path, system_data):
+    off = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False"]
+    cfg = load_config(path, [*off, "MODEL.CLASSIFIER.PROMPTS", "single"])  # one prompt for each word: for speed
+    prepare_datasets(cfg)
+    model = build_model(cfg)
+    columns = [1203, 80, 365, 601]
+    assert [*map(len, words_of(cfg))] == columns and model.roi_heads.num_classes == sum(columns)
+    assert type(model.roi_heads.objectives["boxes"]).__name__ == "ScaleDetObjective"
+    assert (model.rules_negative is not None) == path.stem.endswith("safe")
+    swin = "SwinB" in path.stem
+    solver = cfg.SOLVER
+    recipe = (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH, cfg.INPUT.TRAIN_SIZE, cfg.MODEL.BACKBONE.NAME)
+    assert recipe == (
+        (1e-4, 180000, 32, 896, "build_swin_fpn_backbone")
+        if swin
+        else (2e-4, 90000, 64, 640, "build_timm_fpn_backbone")
+    )
+    assert f"output/ScaleDet/{path.stem}" == cfg.OUTPUT_DIR
+    # Repeat factors as of the union: every threshold is 0.001 of all images, said for the dataset's own.
+    images = [100170, 118287, 1742000, 1743000]
+    for entry, count in zip(mixture_from_config(cfg), images, strict=True):
+        assert entry.ratio is None and entry.sampler == "repeat_factor"
+        assert entry.repeat_threshold == pytest.approx(0.001 * sum(images) / count, rel=0.01)
 
 
 def test_published_recipes_of_detic():

@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean
+from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean, made_at_run_time
 
 from .card import DatasetCard, load_card, make_card
 from .checks import LoadReport
@@ -90,7 +90,7 @@ class _Entry:
         )
         if _evaluates_on_file(card):
             metadata.set(json_file=str(card.resolve(card.annotations)))
-        words = card.read_vocabulary()
+        words = _words_at_hand(card)
         if words is not None:
             _publish_words(card, words)
 
@@ -137,7 +137,7 @@ def register_card(card: DatasetCard, builtin: bool = False) -> None:
     if known is not None and builtin and not known.builtin:
         return  # the user's card of this name stays
     entry = _Entry(card, builtin)
-    card.read_vocabulary()  # fail before anything of the old registration is gone
+    _words_at_hand(card)  # fail before anything of the old registration is gone
     if card.name in DatasetCatalog:
         logger.debug("%s replaces the registered dataset of that name", card.where)
         DatasetCatalog.remove(card.name)
@@ -305,6 +305,11 @@ def dataset_report(name: str) -> LoadReport:
     if name not in _entries:
         raise KeyError(f"no dataset card {name!r}{did_you_mean(name, _entries)}")
     return _entries[name].loaded().report
+
+
+def _words_at_hand(card: DatasetCard) -> Vocabulary | None:
+    """The card's vocabulary, unless large packages would have to be imported for it: then when the dataset is read."""
+    return None if made_at_run_time(card.vocabulary) else card.read_vocabulary()
 
 
 def _evaluates_on_file(card: DatasetCard) -> bool:

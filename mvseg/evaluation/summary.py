@@ -15,7 +15,7 @@ from tabulate import tabulate
 from mvseg.checkpoints import atomic_file
 
 # Detectron2's evaluators name the value of a class "AP-<class>", "IoU-<class>", and so on.
-PER_CLASS = ("AP-", "IoU-", "ACC-", "BoundaryIoU-", "min(IoU, B-Iou)-")
+PER_CLASS = ("AP-", "AP@50-", "AP@75-", "IoU-", "ACC-", "BoundaryIoU-", "min(IoU, B-Iou)-")
 Metrics = Mapping[str, Mapping[str, float]]  # task ("bbox", "segm") -> metric -> value
 
 

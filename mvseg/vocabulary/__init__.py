@@ -19,7 +19,7 @@ from .relations import Alias
 from .scopes import AnnotationScopes, ClassRules, ImageFacts, Scope, ScopeSettings, build_scope, register_scope
 from .similarity import SimilarityRange
 from .suggestions import did_you_mean, nearest_names
-from .tables import builtin_tables, read_table
+from .tables import builtin_tables, made_at_run_time, read_table
 from .vocabulary import Vocabulary
 from .word_columns import WordColumns
 
@@ -52,6 +52,7 @@ __all__ = [
     "embed_vocabulary",
     "embed_words",
     "get_prompts",
+    "made_at_run_time",
     "nearest_names",
     "read_mapping",
     "read_table",

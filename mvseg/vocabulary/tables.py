@@ -50,6 +50,18 @@ def builtin_tables() -> list[str]:
     return sorted([*_AT_RUN_TIME, *(path.stem for path in NAMES_FOLDER.glob("*.tsv"))])
 
 
+def made_at_run_time(name: object) -> bool:
+    """Say whether a table is put together from installed packages, whose import takes seconds.
+
+    Args:
+        name: what a card says under ``vocabulary``.
+
+    Returns:
+        True for such a built-in table.
+    """
+    return isinstance(name, str) and name in _AT_RUN_TIME
+
+
 def read_builtin_table(name: str) -> Columns:
     """Read a class-name table that comes with mvseg.
 

@@ -213,7 +213,7 @@ def test_voc_records(tmp_path, card):
     assert [r["image_id"] for r in records] == [1, 2] and records[0]["file_name"].endswith("images/one.png")
     # Pixels are counted from 1 and the last one belongs to the box.
     assert records[0]["annotations"] == [
-        {"bbox": [2, 3, 10, 10], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1}
+        {"bbox": [2, 3, 10, 10], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "difficult": 1, "iscrowd": 1}
     ]
     assert records[1]["annotations"][0]["bbox"] == [0, 0, 40, 30]
     counts = dataset_report("voc_set").counts

@@ -223,8 +223,8 @@ def _add_calibration_config(cfg: CN) -> None:
     node = cfg.MODEL.CALIBRATION = CN()
     node.ENABLED = False  # False: MODEL.ROI_BOX_HEAD.MULT_PROPOSAL_SCORE says how scores are made
     # Where the prior comes from: "none" (f = 1), "test" (a first pass over each test set: it sees all of it before it
-    # answers), "running" (the test images before), or a file made by python -m mvseg.inference prior from a set that is
-    # no test set. Counts are smoothed, so that a class that never occurs is no trouble.
+    # answers), "running" (the test images before), or a file made by python -m mvseg.inference.prior from a set that
+    # is no test set. Counts are smoothed, so that a class that never occurs is no trouble.
     node.PRIOR = "test"
     node.GAMMA = 0.6
     node.BETA = 0.3

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mvseg.data.catalog import get_vocabulary
+from mvseg.inference.calibration import first_pass
+from mvseg.modeling.calibration import calibration_of
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -46,6 +48,8 @@ def evaluate_dataset(
 ) -> dict[str, dict[str, float]]:
     """Evaluate a model on one test set with that set's vocabulary.
 
+    A model whose calibration wants it looks at all images once before it answers.
+
     Args:
         model: the model, wrapped or not; its training mode is restored afterwards.
         name: dataset name.
@@ -56,4 +60,8 @@ def evaluate_dataset(
         Task to metric to value in percent; empty on other processes than the main one.
     """
     with vocabulary_of(model, name):
+        inner = unwrap(model)
+        calibration = calibration_of(inner)
+        if calibration is not None and calibration.waits:
+            first_pass(inner, loader, name)
         return dict(inference_on_dataset(model, loader, evaluator) or {})

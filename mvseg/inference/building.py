@@ -52,6 +52,7 @@ def set_selection(
         heads.NMS_CLASS_AGNOSTIC = nms == "agnostic"
     if nms == "none":
         nms_threshold = 1.0  # no IoU is above it
+        heads.NMS = "hard"
     if nms_threshold is not None:
         heads.NMS_THRESH_TEST = cfg.MODEL.RETINANET.NMS_THRESH_TEST = float(nms_threshold)
     if max_detections is not None:

@@ -29,8 +29,11 @@ from mvseg.inference.building import (
     replace_training_words,
     set_selection,
 )
+from mvseg.inference.calibration import count_detections
 from mvseg.inference.embedding import embed, embedder_of_cards, words_of
 from mvseg.inference.words import AskedWords, near_vocabularies, parse_words, read_words, thresholds_of
+from mvseg.modeling.calibration import calibration_of
+from mvseg.modeling.priors import Prior
 from mvseg.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -157,6 +160,12 @@ class Predictor:
             thresholds = thresholds_of(words, self.score_threshold, word_thresholds or {})
         self.vocabulary = words
         self._thresholds = torch.tensor(thresholds)
+        calibration = calibration_of(self.model)
+        if calibration is not None and calibration.waits:
+            logger.warning(
+                "MODEL.CALIBRATION.PRIOR test needs a first pass over the images: call calibrate(images). Until then "
+                "scores are made without a prior"
+            )
         heads: Any = getattr(self.model, "roi_heads", None)
         if hasattr(heads, "class_agnostic_nms"):  # these take a threshold for every word
             one = len(set(thresholds)) == 1
@@ -191,6 +200,34 @@ class Predictor:
             found = iter(self._detect([answer.image for answer in read if answer.image is not None]))
             for answer in read:
                 yield answer if answer.image is None else answer._replace(instances=next(found))
+
+    def records(self, sources: Iterable[Picture]) -> Iterator[list[dict[str, Any]]]:
+        """Read images as the model takes them, one at a time.
+
+        Args:
+            sources: as for calling the predictor.
+
+        Yields:
+            A batch of one record.
+        """
+        for source in sources:
+            yield [self._record(read_picture(source))]
+
+    def calibrate(self, sources: Iterable[Picture]) -> Prior:
+        """Look at images once to know how often the model reports every word, and calibrate its scores with that.
+
+        Args:
+            sources: as for calling the predictor; they need no annotation.
+
+        Returns:
+            How often every word was reported.
+
+        Raises:
+            ValueError: if the model does not calibrate (MODEL.CALIBRATION.ENABLED).
+        """
+        counts, images = count_detections(self.model, self.records(sources))
+        calibration_of(self.model).set_counts(counts)  # type: ignore[union-attr]  # count_detections has looked
+        return Prior(dict(zip(self.names, counts.tolist(), strict=True)), images, "images", self.cfg.MODEL.WEIGHTS)
 
     def _asked(self, vocabulary: Words | None) -> AskedWords | None:
         if vocabulary is None or isinstance(vocabulary, AskedWords):

@@ -6,6 +6,7 @@ by a power of its prior undoes part of that, for any detector that gives probabi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from mvseg.modeling.priors import read_prior
+
+logger = logging.getLogger(__name__)
 
 PRIORS = ("none", "test", "running")  # and a file
 
@@ -250,3 +253,36 @@ def calibration_from_config(cfg: Any) -> Calibration | None:
         decay=node.DECAY,
         count_threshold=node.COUNT_THRESHOLD,
     )
+
+
+def calibration_of(model: Any) -> Calibration | None:
+    """Find the calibration of a detector.
+
+    Args:
+        model: any model, not wrapped.
+
+    Returns:
+        What its region heads calibrate with; None if they do not.
+    """
+    return getattr(getattr(model, "roi_heads", None), "calibration", None)
+
+
+def tell_calibration(roi_heads: Any, words: Any) -> None:
+    """Tell the calibration of region heads, if there is one, which words they speak now.
+
+    Args:
+        roi_heads: the region heads.
+        words: a vocabulary or label space, with ``names``; None: nobody knows.
+    """
+    calibration = getattr(roi_heads, "calibration", None)
+    if calibration is None or words is None:
+        return
+    unknown = calibration.set_words(words.names)
+    if unknown:
+        logger.warning(
+            "MODEL.CALIBRATION: of %d of %d words nobody has counted detections, so they pass for rare: %s%s",
+            len(unknown),
+            len(words.names),
+            ", ".join(unknown[:5]),
+            " ..." if len(unknown) > 5 else "",
+        )

@@ -33,6 +33,7 @@ class TextClassifier(nn.Module):
         normalize: bool = True,
         bias: float | None = None,
         background: bool = False,
+        projection: bool = True,
     ) -> None:
         """Build the classifier.
 
@@ -44,6 +45,10 @@ class TextClassifier(nn.Module):
             normalize: L2-normalise the projected features and the text rows.
             bias: initial value of one learnable scalar added to all logits; None for no bias.
             background: append a column for "no object" whose text row is zero, so that its logit is the bias or 0.
+            projection: features go through a linear layer to the width of the text; False: they have it already.
+
+        Raises:
+            ValueError: if features that are not projected have another width than the text.
 
         Source: Zhou et al. 2022, "Detecting Twenty-thousand Classes using Image-level Supervision" (arXiv 2201.02605),
         section 5.1.
@@ -52,7 +57,12 @@ class TextClassifier(nn.Module):
         context = embeddings if isinstance(embeddings, PromptContext) else None
         fixed = torch.zeros(0, embeddings.width) if isinstance(embeddings, PromptContext) else embeddings
         self.__dict__["context"] = context  # several stages share it: registered once, by its owner
-        self.linear = nn.Linear(input_size, fixed.shape[1])
+        if not projection and input_size != fixed.shape[1]:
+            raise ValueError(
+                f"region features are {input_size} wide, text embeddings {fixed.shape[1]}: MODEL.CLASSIFIER.PROJECTION "
+                "False compares them as they are, so take the text side of the same CLIP model, or set it to True"
+            )
+        self.linear = nn.Linear(input_size, fixed.shape[1]) if projection else nn.Identity()
         self.temperature = temperature
         self.normalize = normalize
         self.background = background

@@ -45,7 +45,7 @@ def read_prior(path: str | Path) -> Prior:
     """Read a file of counts.
 
     Args:
-        path: JSON, written by ``python -m mvseg.inference prior``.
+        path: JSON, written by ``python -m mvseg.inference.prior``.
 
     Returns:
         The counts and where they are from.
@@ -58,7 +58,7 @@ def read_prior(path: str | Path) -> Prior:
     if not path.is_file():
         raise FileNotFoundError(
             f"MODEL.CALIBRATION.PRIOR {str(path)!r} is none of none, test, running, nor a file: "
-            "python -m mvseg.inference prior makes one"
+            "python -m mvseg.inference.prior makes one"
         )
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))

@@ -31,6 +31,7 @@ from mvseg.evaluation import (
     write_per_class,
     write_results,
 )
+from mvseg.modeling.calibration import calibration_of
 from mvseg.report import write_report
 from mvseg.training.ema import ModelEma
 from mvseg.training.hooks import (
@@ -243,8 +244,12 @@ class Trainer(DefaultTrainer):
             return {}
         rows: dict[str, Mapping[str, Mapping[str, float]]] = {**results}
         rows.update({f"{name} (EMA)": value for name, value in averaged.items()})
-        write_results(Path(cfg.OUTPUT_DIR) / "results.json", rows, iteration=iteration, weights=cfg.MODEL.WEIGHTS)
+        calibration = calibration_of(model)
+        how = {} if calibration is None else {"calibration": calibration.describe()}
+        path = Path(cfg.OUTPUT_DIR) / "results.json"
+        write_results(path, rows, iteration=iteration, weights=cfg.MODEL.WEIGHTS, **how)
         when = "" if iteration is None else f" after iteration {iteration}"
+        when += f" ({how['calibration']})" if how else ""
         logger.info("Results%s, in percent:\n%s", when, summary_table(rows))
         summary: dict[str, Any] = {name: overall(value) for name, value in results.items()}
         if averaged:

@@ -57,7 +57,7 @@ class TimmBackbone(Backbone):
         if norm not in NORMS:
             raise ValueError(f"MODEL.TIMM.NORM {norm!r}: choose one of {', '.join(map(repr, NORMS))}")
         model = _create(name, out_indices, pretrained, in_channels, drop_path)
-        self.base = _replace_norms(model, norm)
+        self.base = replace_norms(model, norm)
         _freeze(self.base, freeze_at, name)
         strides, channels = model.feature_info.reduction(), model.feature_info.channels()
         if list(strides) != sorted(set(strides)):
@@ -113,8 +113,16 @@ def _create(name: str, out_indices: Sequence[int], pretrained: bool, in_channels
     raise AssertionError("the last wish is empty")
 
 
-def _replace_norms(module: nn.Module, norm: str) -> nn.Module:
-    """Exchange every batch normalisation below a module; affine weights and, if possible, statistics are kept."""
+def replace_norms(module: nn.Module, norm: str) -> nn.Module:
+    """Exchange every batch normalisation below a module; affine weights and, if possible, statistics are kept.
+
+    Args:
+        module: the network, changed in place.
+        norm: "FrozenBN", "SyncBN" or "GN"; "" or "BN" leaves it as it is.
+
+    Returns:
+        The network.
+    """
     if norm in ("", "BN"):
         return module
     if norm == "SyncBN":
@@ -125,7 +133,7 @@ def _replace_norms(module: nn.Module, norm: str) -> nn.Module:
         elif isinstance(child, nn.BatchNorm2d):
             setattr(module, name, _replace_norm(child, norm))
         else:
-            _replace_norms(child, norm)
+            replace_norms(child, norm)
     return module
 
 
@@ -190,6 +198,8 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
         drop_path=node.DROP_PATH,
     )
     levels = [f"p{shape.stride.bit_length() - 1}" for shape in bottom_up.output_shape().values()]
-    reader = cfg.MODEL.RPN if cfg.MODEL.PROPOSAL_GENERATOR.NAME.endswith("RPN") else cfg.MODEL.CENTERNET
+    generator = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    readers = {"LocalizationRPN": cfg.MODEL.LOCALIZATION, "PrecomputedProposals": cfg.MODEL.ROI_HEADS}
+    reader = readers.get(generator, cfg.MODEL.RPN if generator.endswith("RPN") else cfg.MODEL.CENTERNET)
     wanted = {name for node in (reader, cfg.MODEL.ROI_HEADS) for name in node.IN_FEATURES if name.startswith("p")}
     return build_p67_fpn(cfg, bottom_up, list(bottom_up.output_shape()), further_levels=not wanted <= set(levels))

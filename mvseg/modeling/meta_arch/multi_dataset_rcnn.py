@@ -18,6 +18,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from mvseg.data.supervision import has_places
+from mvseg.modeling.calibration import tell_calibration
 from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
@@ -287,6 +288,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         else:
             self.roi_heads.set_test_words(embeddings=self._embedded(vocabulary).embeddings)
         self.vocabulary = vocabulary
+        tell_calibration(self.roi_heads, self.label_space if vocabulary is None else vocabulary)
 
     def _embedded(self, vocabulary: Vocabulary) -> Vocabulary:
         if vocabulary.embeddings is None and self.embed_words is None:

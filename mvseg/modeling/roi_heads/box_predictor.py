@@ -164,6 +164,7 @@ def build_predictor(
     weights: Sequence[float],
     space: LabelSpace | None,
     context: PromptContext | None = None,
+    box_layers: int | None = None,
 ) -> BoxPredictor:
     """Build the predictor of one stage.
 
@@ -173,9 +174,10 @@ def build_predictor(
         weights: factors on the deltas of x, y, width, height.
         space: label columns of training, with text embeddings for a text classifier.
         context: makes the text embeddings instead, from the words.
+        box_layers: linear layers of the box branch; None: two with a text classifier (Detic), else one (CenterNet2).
 
     Returns:
-        The predictor; the box branch has two layers with a text classifier (Detic), one otherwise (CenterNet2).
+        The predictor.
     """
     node = cfg.MODEL.ROI_BOX_HEAD
     size = shape.channels * (shape.width or 1) * (shape.height or 1)
@@ -183,7 +185,7 @@ def build_predictor(
         size,
         build_classifier(cfg, size, space, context),
         Box2BoxTransform(weights=tuple(weights)),
-        box_layers=2 if cfg.MODEL.CLASSIFIER.NAME == "text" else 1,
+        box_layers=box_layers or (2 if cfg.MODEL.CLASSIFIER.NAME == "text" else 1),
         box_loss_kind=node.BBOX_REG_LOSS_TYPE,
         box_loss_beta=node.SMOOTH_L1_BETA,
         box_loss_weight=node.BBOX_REG_LOSS_WEIGHT,
@@ -230,4 +232,5 @@ def build_classifier(
         normalize=node.NORMALIZE,
         bias=node.BIAS,
         background=background,
+        projection=node.PROJECTION,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from mvseg.data.supervision import has_places
+from mvseg.modeling.calibration import Calibration, calibration_from_config
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.columns import num_label_columns, training_label_space
 from mvseg.modeling.context import BatchContext
@@ -25,8 +26,9 @@ from mvseg.modeling.objectives import (
 )
 from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
-from mvseg.modeling.region_pooling import use_sparse_gradient
+from mvseg.modeling.region_pooling import use_fast_pooling
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
+from mvseg.modeling.roi_heads.detecting import DetectingHeads
 from mvseg.modeling.roi_heads.image_labels import (
     ImageLabelSettings,
     answering_regions,
@@ -38,15 +40,12 @@ from mvseg.modeling.roi_heads.image_labels import (
     image_label_losses,
     without_regions,
 )
-from mvseg.modeling.roi_heads.selection import fuse_scores, keep_best_class, select_detections
+from mvseg.modeling.roi_heads.soft_suppression import soft_sigma
 from mvseg.modeling.words import prompt_context
 from mvseg.vocabulary import LabelSpace
 
-# Class scores of the regions of a batch that are computed together at test time: 2^24 of 4 bytes are 64 MB a copy.
-SCORES_AT_ONCE = 2**24
 
-
-class ClassifyingHeads(ROIHeads):
+class ClassifyingHeads(DetectingHeads, ROIHeads):
     """Base of region heads with one or several :class:`BoxPredictor`, before one of Detectron2's heads.
 
     A subclass names ``ClassifyingHeads`` first and Detectron2's heads second. It says where its ``predictors`` are, how
@@ -71,6 +70,8 @@ class ClassifyingHeads(ROIHeads):
         mask_weight: float = 1.0,
         label_space: LabelSpace | None = None,
         prompt_context: PromptContext | None = None,
+        soft_sigma: float | None = None,
+        calibration: Calibration | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the heads.
@@ -87,6 +88,8 @@ class ClassifyingHeads(ROIHeads):
             mask_weight: factor on the mask loss.
             label_space: what the label columns mean; None: nobody said.
             prompt_context: learnable context that the classifiers of all stages make their text rows with, or None.
+            soft_sigma: suppression lowers scores by a Gaussian of this width; None: it takes boxes away.
+            calibration: how scores follow from probabilities and a prior; None: ``multiply_proposal_score`` says it.
             **kwargs: as for Detectron2's heads; every box predictor is a ``BoxPredictor``.
         """
         super().__init__(**kwargs)
@@ -99,7 +102,10 @@ class ClassifyingHeads(ROIHeads):
         self.mask_weight = mask_weight
         self.label_space = label_space
         self.prompt_context = prompt_context
-        use_sparse_gradient(self)
+        self.soft_sigma, self.calibration = soft_sigma, calibration
+        if calibration is not None and label_space is not None:
+            calibration.set_words(label_space.names)
+        use_fast_pooling(self)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -137,6 +143,8 @@ class ClassifyingHeads(ROIHeads):
             "multiply_proposal_score": boxes.MULT_PROPOSAL_SCORE,
             "one_class_per_proposal": heads.ONE_CLASS_PER_PROPOSAL,
             "mask_weight": heads.MASK_WEIGHT,
+            "soft_sigma": soft_sigma(cfg),
+            "calibration": calibration_from_config(cfg),
         }
 
     def forward(
@@ -176,18 +184,6 @@ class ClassifyingHeads(ROIHeads):
         losses = self._place_losses(features, regions, targets, context)
         losses = {name: context.place_share() * loss for name, loss in losses.items()}
         return regions, losses | self._image_losses(features, proposals, context)
-
-    @property
-    def predictors(self) -> Sequence[BoxPredictor]:
-        """The last layers of every stage.
-
-        Returns:
-            At least one predictor.
-
-        Raises:
-            NotImplementedError: always, in this base class.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say where its predictors are")
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
         """Features (R, input_size) of the boxes of a batch, for the predictor of a stage."""
@@ -345,47 +341,3 @@ class ClassifyingHeads(ROIHeads):
                     deltas = predictor.bbox_pred(hidden)
                 regions = self._next_proposals(predictor, deltas, regions)
         return losses
-
-    def _detections(
-        self, hidden: Sequence[Tensor], boxes: Sequence[Tensor], proposals: Sequence[Instances]
-    ) -> list[Instances]:
-        """Best detections of every image, from the features of its regions at all stages and their last boxes."""
-        return [
-            self._select(image_boxes, scores, image.objectness_logits.float().sigmoid(), image.image_size)
-            for image_boxes, scores, image in zip(boxes, self._scores(hidden, boxes), proposals)
-        ]
-
-    def _scores(self, hidden: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Class probabilities (R_i, n) of every image: of all at once while that is small, else one after the other."""
-        counts = [len(b) for b in boxes]
-        columns = self.predictors[0].cls_score.num_columns
-        if sum(counts) * columns <= SCORES_AT_ONCE:
-            yield from self._mean_probabilities(hidden).split(counts)
-            return
-        for regions in zip(*(stage.split(counts) for stage in hidden)):
-            yield self._mean_probabilities(regions)
-
-    def _mean_probabilities(self, hidden: Sequence[Tensor]) -> Tensor:
-        objective: Any = next(iter(self.objectives.values()))
-        total: Tensor | None = None
-        for regions, predictor in zip(hidden, self.predictors):
-            probabilities = objective.probabilities(predictor.cls_score(regions))
-            total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None  # there is a stage
-        return total.div_(len(self.predictors))
-
-    def _select(self, boxes: Tensor, scores: Tensor, objectness: Tensor, image_size: tuple[int, int]) -> Instances:
-        if self.multiply_proposal_score:
-            scores = fuse_scores(scores, objectness)
-        if self.one_class_per_proposal:
-            scores = keep_best_class(scores)
-        detections, _ = select_detections(
-            boxes,
-            scores,
-            image_size,
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            topk=self.topk,
-            class_agnostic=self.class_agnostic_nms,
-        )
-        return detections

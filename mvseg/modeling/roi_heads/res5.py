@@ -44,23 +44,33 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
             The arguments of the constructor.
         """
         arguments = super().from_config(cfg, input_shape)
-        shape = ShapeSpec(channels=arguments["box_predictor"].bbox_pred.in_features, height=1, width=1)
+        channels = arguments["box_predictor"].bbox_pred.in_features
+        return {**arguments, "box_predictor": cls._build_predictor(cfg, channels, arguments)}
+
+    @classmethod
+    def _build_predictor(
+        cls, cfg: Any, channels: int, arguments: dict[str, Any], box_layers: int | None = None
+    ) -> BoxPredictor:
+        shape = ShapeSpec(channels=channels, height=1, width=1)
         weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
-        predictor = build_predictor(cfg, shape, weights, arguments["label_space"], arguments["prompt_context"])
-        return {**arguments, "box_predictor": predictor}
+        return build_predictor(cfg, shape, weights, arguments["label_space"], arguments["prompt_context"], box_layers)
 
     def _region_maps(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """Maps (R, C, S, S) of the regions, from which classes, boxes and masks are read."""
         return self._shared_roi_transform([features[name] for name in self.in_features], list(boxes))
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int = 0) -> Tensor:
-        return self._region_maps(features, boxes).mean((2, 3))
+        return self._pool(self._region_maps(features, boxes))
+
+    def _pool(self, maps: Tensor) -> Tensor:
+        """Features (R, input_size) of regions from their maps (R, C, S, S)."""
+        return maps.mean((2, 3))
 
     def _place_losses(
         self, features: dict[str, Tensor], regions: list[Instances], targets: list[Instances], context: BatchContext
     ) -> dict[str, Tensor]:
         maps = self._region_maps(features, [p.proposal_boxes for p in regions])
-        hidden = maps.mean((2, 3))
+        hidden = self._pool(maps)
         losses = self._class_losses(self.box_predictor, hidden, regions, context)
         weights = context.rows(context.weights, [len(p) for p in regions])
         deltas = self.box_predictor.bbox_pred(hidden)

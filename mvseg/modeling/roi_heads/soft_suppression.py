@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
+
+
+def soft_sigma(cfg: Any) -> float | None:
+    """Read whether suppression is soft.
+
+    Args:
+        cfg: the config tree; reads ``MODEL.ROI_HEADS.NMS`` and ``SOFT_NMS_SIGMA``.
+
+    Returns:
+        Width of the Gaussian; None: worse boxes go.
+
+    Raises:
+        ValueError: if the kind does not exist, or the width is not positive.
+    """
+    node = cfg.MODEL.ROI_HEADS
+    if node.NMS not in ("hard", "gaussian"):
+        raise ValueError(f"MODEL.ROI_HEADS.NMS {node.NMS!r}: choose hard or gaussian")
+    if node.SOFT_NMS_SIGMA <= 0:
+        raise ValueError(f"MODEL.ROI_HEADS.SOFT_NMS_SIGMA must be above 0, not {node.SOFT_NMS_SIGMA}")
+    return float(node.SOFT_NMS_SIGMA) if node.NMS == "gaussian" else None
 
 
 def soft_suppression(

@@ -93,6 +93,7 @@ def _add_localization_config(cfg: CN) -> None:
     # MODEL.PROPOSAL_GENERATOR.NAME LocalizationRPN with MODEL.ROI_HEADS.NAME LocalizationROIHeads.
     node = cfg.MODEL.LOCALIZATION = CN()
     node.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    node.FEATURE_NORM = 1.0  # length of the features of a place before the last layers; large: they learn faster
     node.ANCHOR_SCALE = 8.0  # side of the one anchor of a place, strides
     node.BOX_IOUS = [0.3, 0.7]  # anchors below the first are negative, from the second on they learn the object's box
     node.CENTER_IOUS = [0.1, 0.3]  # the same for the centerness

@@ -37,13 +37,15 @@ INITIAL_SIDE = 0.5  # the first boxes are the anchors: boxes without any overlap
 class LocalizationHead(nn.Module):
     """Predict, in every cell of every level, the sides of a box and a logit of its centerness."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, feature_norm: float = 1.0) -> None:
         """Build the head.
 
         Args:
             in_channels: channels of every level.
+            feature_norm: length of the features of a cell before the last layers.
         """
         super().__init__()
+        self.feature_norm = feature_norm
         self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.sides = nn.Conv2d(in_channels, 4, 1)
         self.center = nn.Conv2d(in_channels, 1, 1)
@@ -64,7 +66,7 @@ class LocalizationHead(nn.Module):
         """
         sides, centers = [], []
         for feature in features:
-            hidden = F.normalize(torch.relu(self.conv(feature)), dim=1)
+            hidden = self.feature_norm * F.normalize(torch.relu(self.conv(feature)), dim=1)
             sides.append(self.sides(hidden).flatten(2).transpose(1, 2))
             centers.append(self.center(hidden).flatten(1))
         return torch.cat(sides, 1), torch.cat(centers, 1)
@@ -138,7 +140,7 @@ class LocalizationRPN(nn.Module):
         low, high = node.BOX_IOUS
         center_low, center_high = node.CENTER_IOUS
         return {
-            "head": LocalizationHead(input_shape[node.IN_FEATURES[0]].channels),
+            "head": LocalizationHead(input_shape[node.IN_FEATURES[0]].channels, node.FEATURE_NORM),
             "anchor_generator": DefaultAnchorGenerator(
                 sizes=[[node.ANCHOR_SCALE * stride] for stride in strides],
                 aspect_ratios=[[1.0]],

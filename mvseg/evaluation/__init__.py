@@ -8,6 +8,7 @@ from mvseg.evaluation.proposals import ProposalEvaluator
 from mvseg.evaluation.run import evaluate_dataset, unwrap, vocabulary_of
 from mvseg.evaluation.split import SplitCOCOEvaluator
 from mvseg.evaluation.summary import overall, summary_table, write_per_class, write_results
+from mvseg.evaluation.voc import VOCEvaluator
 
 __all__ = [
     "OpenImagesEvaluator",
@@ -15,6 +16,7 @@ __all__ = [
     "PictureEvaluator",
     "ProposalEvaluator",
     "SplitCOCOEvaluator",
+    "VOCEvaluator",
     "build_evaluator",
     "evaluate_dataset",
     "overall",

@@ -85,6 +85,11 @@ def _open_images(name: str, tasks: tuple[str, ...], folder: str | None) -> Datas
     return OpenImagesEvaluator(name, folder, **chosen)
 
 
+def _lvis(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
+    get_records(name)  # fills the metadata
+    return PerClassLVISEvaluator(name, tasks, folder, fixed_ap=get_card(name).options.get("fixed_ap", 0))
+
+
 def _voc(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetEvaluator:
     return VOCEvaluator(name, folder, get_card(name).options.get("measure", 2012))
 
@@ -112,7 +117,7 @@ def _panoptic(name: str, tasks: tuple[str, ...], folder: str | None) -> DatasetE
 register_evaluator(
     "coco", lambda name, tasks, folder: SplitCOCOEvaluator(name, tasks, output_dir=folder, allow_cached_coco=False)
 )
-register_evaluator("lvis", lambda name, tasks, folder: PerClassLVISEvaluator(name, tasks, output_dir=folder))
+register_evaluator("lvis", _lvis)
 register_evaluator("openimages", _open_images)
 register_evaluator("proposals", lambda name, tasks, folder: ProposalEvaluator(name), answer="instances or proposals")
 register_evaluator("voc", _voc)

@@ -1,7 +1,7 @@
 """Which label columns of a closed set stand for the words of a test: its own, merged ones, or those a file names.
 
-A word may stand for several columns, such as one of each dataset that annotates the thing; its logit is then the mean of
-theirs. A closed set has no other words, so nothing is guessed here: words that it does not spell alike need a file.
+A word may stand for several columns, such as one of each dataset that annotates the thing; its logit is then the mean
+of theirs. A closed set has no other words, so nothing is guessed: words that it does not spell alike need a file.
 """
 
 from __future__ import annotations

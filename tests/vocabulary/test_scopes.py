@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mvseg.modeling.objectives import RegionTargets
+from mvseg.modeling.objectives.classification import SigmoidObjective
 from mvseg.vocabulary import (
     AnnotationScopes,
     ImageFacts,
@@ -213,3 +215,74 @@ def test_a_scope_for_each_dataset():
     mixed = AnnotationScopes(SPACE, "own", {"pets": "group"}).of([image("fine"), image("pets")])
     assert mixed.groups[0].tolist() == list(range(10))
     assert mixed.groups[1].tolist() == build_scope("group", SPACE).groups["pets"].tolist()
+
+
+def descend(parents: dict[str, tuple[str, ...]], word: str) -> set[str]:
+    """All words that a word is a kind of, by walking up."""
+    found: set[str] = set()
+    waiting = list(parents[word])
+    while waiting:
+        above = waiting.pop()
+        if above not in found:
+            found.add(above)
+            waiting += parents.get(above, ())
+    return found
+
+
+@pytest.mark.parametrize("table", [None, "openimages_500"])
+@pytest.mark.parametrize("unified", [False, True])
+def test_own_hierarchy_is_the_formula_of_unidet(table: str | None, unified: bool):
+    """Targets y + y A and weights 1 - D[y] over the dataset's classes, computed word by word; other columns nothing."""
+    fine = Vocabulary(
+        name="fine",
+        names=("animal", "cat", "dog", "tabby", "car", "sofa"),
+        parents=((), ("animal",), ("animal",), ("cat",), (), ("furniture",)),
+    )
+    vocabulary = fine if table is None else Vocabulary.from_table(table)
+    others = {"pets": PETS, "coco": Vocabulary.from_table("coco")}  # with parents and words of their own
+    make = LabelSpace.merge_names if unified else LabelSpace.concatenate
+    space = make({**others, "tree": vocabulary})
+    scopes = AnnotationScopes(space, "own", {"tree": "own_hierarchy"})
+    parents = {n: tuple(p) for n, p in zip(vocabulary.names, vocabulary.parents, strict=True)}
+    parents |= {w: tuple(p) for w, p in vocabulary.hypernyms.items() if w not in parents}
+    column = dict(zip(vocabulary.names, space.columns("tree").tolist(), strict=True))
+    above = {n: descend(parents, n) & set(column) for n in column}
+    found = scopes.of([image("tree")])
+    names = vocabulary.names if table is None else vocabulary.names[::17]
+    classes = torch.tensor([column[n] for n in names] + [space.n])  # and background
+    targets = RegionTargets(
+        classes, torch.zeros(len(classes), dtype=torch.long), found.mask, None, scopes.rules, found.first_rule
+    )
+    expected = torch.zeros(len(classes), space.n, dtype=torch.bool)
+    positive = expected.clone()
+    for row, name in enumerate([*names, None]):
+        for other, at in column.items():
+            expected[row, at] = name is None or name not in above[other]  # weight 1 - descendants; siblings stay
+            positive[row, at] = name is not None and (other == name or other in above[name])
+    assert torch.equal(targets.scope_of(None), expected)
+    own = torch.nn.functional.one_hot(classes, space.n + 1)[:, :-1].bool()
+    assert torch.equal(targets.positives_of(None) | own, positive)
+    if table is None:  # the loss itself, in float64
+        logits = torch.randn(len(classes), space.n, dtype=torch.float64)
+        loss = SigmoidObjective(space.n).losses(logits, targets, None)["loss_cls"]
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, positive.double(), reduction="none")
+        torch.testing.assert_close(loss, (each * expected).sum() / len(classes))
+
+
+def test_own_hierarchy_of_several_datasets():
+    """Each vocabulary has tables of its own, also where columns are shared; train and val share theirs."""
+    one = Vocabulary(name="one", names=("animal", "cat"), parents=((), ("animal",)))
+    two = Vocabulary(name="two", names=("pet", "cat"), parents=((), ("pet",)))
+    space = LabelSpace.merge_names({"one": one, "two": two, "one_val": one})  # animal cat pet
+    scopes = AnnotationScopes(space, "own_hierarchy")
+    assert len(scopes.rules.positive) == 2 * 3 + 1
+    found = scopes.of([image("one"), image("two"), image("one_val")])
+    first = found.first_rule.tolist()
+    assert first[0] == first[2] != first[1]
+    assert scopes.rules.positive[first[0] + 1].tolist() == [True, False, False]
+    assert scopes.rules.positive[first[1] + 1].tolist() == [False, False, True]
+    assert scopes.rules.ignored[first[1] + 2].tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="built for the datasets of one vocabulary"):
+        build_scope("own_hierarchy", space)
+    with pytest.raises(ValueError, match=r"needs a vocabulary with parents, but in 'pets' of dataset 'pets'"):
+        AnnotationScopes(LabelSpace.concatenate({"pets": PETS}), "own_hierarchy")

@@ -216,3 +216,31 @@ def _group(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) 
         return _without_unsure(torch.ones(len(images), space.n, dtype=torch.bool), images)
 
     return Scope(mask, groups=groups)
+
+
+@register_scope("own_hierarchy", apart=True)
+def _own_hierarchy(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -> Scope:
+    """The own columns; of the own words, broader ones are positive too for an object, and narrower ones say nothing.
+
+    Unlike "hierarchy" other datasets' columns learn nothing, and only the own vocabulary says what is broader.
+
+    Source: Zhou et al. 2022, UniDet (arXiv 2102.13086), the hierarchy of Open Images in its released code: targets
+    y + y A and weights 1 - D[y], with A and D (n, n) the ancestors and descendants of the dataset's classes.
+    """
+    vocabulary, columns = space.vocabularies[datasets[0]], space.columns(datasets[0])
+    if any(space.vocabularies[d].names != vocabulary.names for d in datasets):
+        raise ValueError(
+            f"{KEY} own_hierarchy is built for the datasets of one vocabulary, not for {', '.join(datasets)}"
+        )
+    own = LabelSpace.concatenate({datasets[0]: vocabulary}).ancestors()
+    if not own.any():
+        raise ValueError(
+            f"{KEY} own_hierarchy needs a vocabulary with parents, but in {vocabulary.name!r} of dataset "
+            f"{datasets[0]!r} no word is above another: give it the column parents, or choose the scope own"
+        )
+    ancestors = torch.zeros(space.n, space.n, dtype=torch.bool)
+    below, above = own.nonzero().t()
+    ancestors[columns[below], columns[above]] = True
+    ancestors.fill_diagonal_(False)  # two words of the vocabulary may share a column
+    ancestors &= ~ancestors.t()
+    return Scope(_own_mask(space), positive=ancestors, ignored=ancestors.t().contiguous())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..label_space import LabelSpace
-from .registry import ImageFacts, Scope, ScopeSettings, build_scope
+from .registry import APART, ImageFacts, Scope, ScopeSettings, build_scope, scope_names
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,22 @@ class AnnotationScopes:
     ) -> None:
         self.space = space
         self.names = {dataset: (by_dataset or {}).get(dataset) or default for dataset in space.datasets}
+        self._keys = {dataset: self._key(dataset, name) for dataset, name in self.names.items()}
         self._scopes: dict[str, Scope] = {}
-        for name in dict.fromkeys(self.names.values()):
-            users = [dataset for dataset, chosen in self.names.items() if chosen == name]
-            self._scopes[name] = build_scope(name, space, users, settings)
+        for key in dict.fromkeys(self._keys.values()):
+            users = [dataset for dataset, chosen in self._keys.items() if chosen == key]
+            self._scopes[key] = build_scope(self.names[users[0]], space, users, settings)
         self._first_rule: dict[str, int] = {}
         self.rules = self._stack_rules()
         self.has_groups = any(scope.groups is not None for scope in self._scopes.values())
+
+    def _key(self, dataset: str, name: str) -> str:
+        """Datasets of one key share a scope: those of one vocabulary where its tables hold for these alone."""
+        if not APART.intersection(scope_names(name)):
+            return name
+        words = self.space.vocabularies[dataset]
+        alike = (d for d, v in self.space.vocabularies.items() if (v.name, v.names) == (words.name, words.names))
+        return f"{name} of {next(alike)}"
 
     def _stack_rules(self) -> ClassRules | None:
         """One table of each kind for all scopes, n rows for each scope that has rules and one row for no rule."""
@@ -110,7 +119,7 @@ class AnnotationScopes:
         Returns:
             Mask (I, n), rules and groups of the images.
         """
-        names = [self.names.get(image.dataset, "") for image in images]
+        names = [self._keys.get(image.dataset, "") for image in images]
         mask = torch.zeros(len(images), self.space.n, dtype=torch.bool)
         for name in dict.fromkeys(name for name in names if name):
             rows = [row for row, chosen in enumerate(names) if chosen == name]

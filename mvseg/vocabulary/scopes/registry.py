@@ -75,13 +75,15 @@ class Scope:
 
 ScopeFunction = Callable[[LabelSpace, Sequence[str], ScopeSettings], Scope]
 SCOPES: dict[str, ScopeFunction] = {}
+APART: set[str] = set()  # scopes whose tables hold for the datasets of one vocabulary
 
 
-def register_scope(name: str) -> Callable[[ScopeFunction], ScopeFunction]:
+def register_scope(name: str, apart: bool = False) -> Callable[[ScopeFunction], ScopeFunction]:
     """Register a scope; use as a decorator.
 
     Args:
         name: value of ``MODEL.ANNOTATION_SCOPE`` that picks it, without ``+``.
+        apart: the function is called for every vocabulary, with its datasets, because its tables hold for these alone.
 
     Returns:
         The decorator, for a function of the label space, the datasets that use the scope, and the settings.
@@ -95,6 +97,8 @@ def register_scope(name: str) -> Callable[[ScopeFunction], ScopeFunction]:
         if "+" in name or (known is not None and known.__qualname__ != function.__qualname__):
             raise ValueError(f"annotation scope {name!r} is taken, or its name holds a '+'")
         SCOPES[name] = function
+        if apart:
+            APART.add(name)
         return function
 
     return add

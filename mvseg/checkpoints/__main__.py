@@ -30,9 +30,15 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("target", metavar="OUT", help="checkpoint to write, .pth; its config is written beside it")
         command.add_argument(
             "--vocabulary",
-            default="",
-            help="the words of the file's classes: built-in table or file of names; default: by their number "
-            "where that tells it (80: coco, 1203: lvis_v1)",
+            action="append",
+            default=[],
+            help="the words of the file's classes: built-in table or file of names, once for each dataset of the file; "
+            "default: by their number where that tells it (80: coco, 1203: lvis_v1)",
+        )
+        command.add_argument(
+            "--label-space",
+            metavar="FILE",
+            help="which words of several datasets share a column: mapping in the form of DATASETS.LABEL_SPACE",
         )
         command.add_argument("--allow-pickle", action="store_true", help="also read pickles of numpy arrays")
         command.add_argument(
@@ -61,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.source,
         args.target,
         vocabulary=args.vocabulary,
+        label_space=args.label_space,
         allow_pickle=args.allow_pickle,
         partial=args.partial,
         overwrite=args.overwrite,

@@ -107,6 +107,14 @@ def compare(
             wrong.append(f"{source}, whose places in a window are numbered otherwise")
         factor, _ = translation.scales.get(source, (1.0, ""))
         found[target] = value.to(own.dtype) if factor == 1.0 else (value.double() * factor).to(own.dtype)
+    for join in translation.joins:
+        value = joined_rows([file.weights[source] for source in join.sources])
+        own = expected.get(join.target)
+        if own is None or value.shape != own.shape:
+            model = "the model has no such entry" if own is None else f"the model's is {tuple(own.shape)}"
+            wrong.append(f"{', '.join(join.sources)}, joined {join.target} {tuple(value.shape)}, {model}")
+        else:
+            found[join.target] = value.to(own.dtype)
     missing = [name for name in expected if name not in found and not COMPUTED.fullmatch(name)]
     complaints = {
         f"{len(wrong)} have another shape or order": wrong,
@@ -122,12 +130,32 @@ def compare(
             f"{''.join(listed)}{advice}"
         )
     rows = [Row("mapped", s, t, tuple(file.weights[s].shape), _scaled(translation, s)) for s, t in mapped.items()]
+    for join in translation.joins:
+        first = 0
+        for source in join.sources:
+            shape = tuple(file.weights[source].shape)
+            why = f"rows {first} to {first + shape[0] - 2}; its last row goes into the mean at the end"
+            rows.append(Row("mapped", source, join.target, shape, why))
+            first += shape[0] - 1
     left = {**translation.left_over, **dict.fromkeys([*homeless, *translation.unknown], "the model has no such entry")}
     rows += [Row("left over", source, "", tuple(file.weights[source].shape), why) for source, why in left.items()]
     rows += [Row("missing", "", name, tuple(expected[name].shape), "keeps its initial value") for name in missing]
     computed = {name: value for name, value in expected.items() if COMPUTED.fullmatch(name)}
     found = {**computed, **found}
     return tuple(rows), {name: found[name].contiguous() for name in expected if name in found}
+
+
+def joined_rows(entries: Sequence[Tensor]) -> Tensor:
+    """Put classifiers of several datasets one after the other.
+
+    Args:
+        entries: for every dataset (n_d + 1,) or (n_d + 1, D), a row for each class and a last one for the background.
+
+    Returns:
+        The n rows of all classes, and at the end the mean of the last rows, (n + 1,) or (n + 1, D).
+    """
+    background = torch.stack([entry[-1] for entry in entries]).mean(0, keepdim=True)
+    return torch.cat([*(entry[:-1] for entry in entries), background])
 
 
 def _scaled(translation: Translation, source: str) -> str:

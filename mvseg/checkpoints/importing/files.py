@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from mvseg.checkpoints.foreign import ForeignFile
 from mvseg.checkpoints.readers.registry import Reader, Translation
 from mvseg.vocabulary import Vocabulary, builtin_tables
 from mvseg.vocabulary.embedding_files import save_embeddings
+from mvseg.vocabulary.merging import MAPPING_FILES
 
 PASSPORT = "imported"  # entry of the checkpoint that says where it comes from
 
 
 def make_passport(
-    reader: Reader, file: ForeignFile, translation: Translation, words: Vocabulary | None
+    reader: Reader, file: ForeignFile, translation: Translation, words: Sequence[Vocabulary]
 ) -> dict[str, Any]:
     """Write down where a checkpoint comes from.
 
@@ -28,7 +29,7 @@ def make_passport(
         reader: whose file it is.
         file: the file.
         translation: what the reader found.
-        words: the words of its classes, if known.
+        words: the words of its classes, as far as known: one vocabulary, or one for each dataset.
 
     Returns:
         Plain values.
@@ -40,7 +41,7 @@ def make_passport(
         "bytes": file.size,
         "iteration": file.iteration,
         "recognised": list(translation.what),
-        "words": "" if words is None else words.name,
+        "words": ", ".join(vocabulary.name for vocabulary in words),
     }
 
 
@@ -77,10 +78,19 @@ def files_of(target: Path) -> list[Path]:
         target: the checkpoint.
 
     Returns:
-        Checkpoint, config, card with the words, text embeddings.
+        Checkpoint, config, text embeddings, label space, cards with the words.
     """
     words = target.with_name(f"{target.stem}_words")
-    return [target, target.with_suffix(".yaml"), words.with_suffix(".yaml"), words.with_suffix(".npz")]
+    spaces = [target.with_name(f"{target.stem}_label_space{ending}") for ending in MAPPING_FILES]
+    several = sorted(target.parent.glob(f"{target.stem}_words_*.yaml"))
+    return [
+        target,
+        target.with_suffix(".yaml"),
+        words.with_suffix(".npz"),
+        *spaces,
+        words.with_suffix(".yaml"),
+        *several,
+    ]
 
 
 def write_import(
@@ -88,8 +98,9 @@ def write_import(
     weights: Mapping[str, Tensor],
     passport: Mapping[str, Any],
     translation: Translation,
-    words: Vocabulary | None,
+    words: Sequence[Vocabulary],
     rows: Tensor | None,
+    label_space: str | Path | None = None,
 ) -> tuple[Path, ...]:
     """Write the files of an import, each whole or not at all; the checkpoint comes last.
 
@@ -98,28 +109,38 @@ def write_import(
         weights: model name to tensor; any shapes, such as (N, 4).
         passport: where the weights come from.
         translation: what the reader found.
-        words: the words of the classes, if known.
+        words: the words of the classes, as far as known: one vocabulary, or one for each dataset.
         rows: (n, D) float text embeddings of the words, if the file has them.
+        label_space: file that says which words of the datasets share a column, in training or (where the file has a
+            classifier for each of them) at test time; it is copied.
 
     Returns:
         The files that were written.
     """
-    _, config_file, card_file, table = files_of(target)
+    config_file, table = target.with_suffix(".yaml"), target.with_name(f"{target.stem}_words.npz")
     target.parent.mkdir(parents=True, exist_ok=True)
     config = {"MODEL.WEIGHTS": target.name, **translation.config}
     written = [config_file]
-    if words is not None:
-        name = f"words_of_{target.stem}_{passport['sha256'][:8]}"
-        config |= {"DATASETS.CARDS": [card_file.name], "DATASETS.TRAIN": [name]}
-        if rows is not None:
-            save_embeddings(table, rows, words.names)
-            written.append(table)
-        about = f"# The words that {target.name} was trained with; no images belong to this card.\n"
-        _write_text(
-            card_file,
-            about + _card(name, words, table.name if rows is not None else "", bool(config.get("MODEL.MASK_ON"))),
-        )
-        written.append(card_file)
+    if rows is not None and words:
+        save_embeddings(table, rows, words[0].names)
+        written.append(table)
+    if label_space is not None:
+        copy = target.with_name(f"{target.stem}_label_space{Path(label_space).suffix}")
+        _write_text(copy, Path(label_space).read_text(encoding="utf-8"))
+        config["MODEL.CLASSIFIER.TEST_MERGE" if translation.heads else "DATASETS.LABEL_SPACE"] = copy.name
+        written.append(copy)
+    cards = {}
+    about = f"# The words that {target.name} was trained with; no images belong to this card.\n"
+    for number, vocabulary in enumerate(words, start=1):
+        several = f"_{number}_{_plain(vocabulary.name)}" if len(words) > 1 else ""
+        card_file = target.with_name(f"{target.stem}_words{several}.yaml")
+        name = f"words_of_{target.stem}{several}_{passport['sha256'][:8]}"
+        embeddings = table.name if rows is not None else ""
+        _write_text(card_file, about + _card(name, vocabulary, embeddings, bool(config.get("MODEL.MASK_ON"))))
+        cards[name] = card_file
+    if cards:
+        config |= {"DATASETS.CARDS": [file.name for file in cards.values()], "DATASETS.TRAIN": list(cards)}
+        written += cards.values()
     head = [f"# {passport['source']}, read by: python -m mvseg.checkpoints {passport['reader']}"]
     head += [f"# sha256 {passport['sha256']}"]
     head += [f"# Recognised: {text}" for text in translation.what]
@@ -145,6 +166,10 @@ def _card(name: str, words: Vocabulary, embeddings: str, masks: bool) -> str:
         fields["embeddings"] = embeddings
     fields["prepare"] = "This card only carries the words of an imported model: train with datasets of your own."
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvseg.checkpoints.foreign import ForeignFile, read_foreign_file
 from mvseg.checkpoints.importing.comparison import Row, compare, count_table, expected_state
 from mvseg.checkpoints.importing.files import files_of, make_passport, write_import
-from mvseg.checkpoints.importing.words import find_words, fit_to_words, text_rows
+from mvseg.checkpoints.importing.words import find_vocabularies, find_words, fit_to_words, text_rows
 from mvseg.checkpoints.readers.registry import Reader, Translation, Unrecognised, get_reader
+from mvseg.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def import_weights(
     source: str | Path,
     target: str | Path,
     *,
-    vocabulary: str = "",
+    vocabulary: str | Sequence[str] = (),
+    label_space: str | Path | None = None,
     allow_pickle: bool = False,
     partial: bool = False,
     overwrite: bool = False,
@@ -60,8 +63,10 @@ def import_weights(
         source: the file.
         target: checkpoint to write, ending in .pth; the config lies beside it (.yaml), and so do the words
             (_words.yaml, _words.npz).
-        vocabulary: the words of the file's classes, a built-in table or a file of names; empty: by their number where
-            that tells it (80: coco, 1203: lvis_v1).
+        vocabulary: the words of the file's classes, a built-in table or a file of names, or one for each of several
+            datasets; empty: by their number where that tells it (80: coco, 1203: lvis_v1).
+        label_space: file that says which words of several vocabularies share a column: with one classifier in the file
+            those of training, with a classifier for each dataset those that are merged at test time.
         allow_pickle: also read pickles of numpy arrays.
         partial: write also where entries of the model are missing in the file (they keep their initial values when the
             checkpoint is loaded) or entries of the file have no place in the model (they are left out).
@@ -87,11 +92,22 @@ def import_weights(
     known = get_reader(reader)
     file = read_foreign_file(source, allow_pickle)
     translation = _translate(known, file)
-    words, notes = find_words(translation, file, vocabulary)
-    translation = dataclasses.replace(translation, config=fit_to_words(translation.config, words))
+    asked = [vocabulary] if isinstance(vocabulary, str) else list(vocabulary)
+    asked = [name for name in asked if name]
+    words: tuple[Vocabulary, ...]
+    if translation.heads or len(asked) > 1:
+        words, notes = find_vocabularies(translation, file, asked, label_space)
+    elif label_space is not None:
+        raise ValueError("a label space joins several vocabularies: say them with --vocabulary, once for each")
+    else:
+        one, notes = find_words(translation, file, asked[0] if asked else "")
+        words = () if one is None else (one,)
+    config = fit_to_words(translation.config, words[0] if len(words) == 1 else None)
+    translation = dataclasses.replace(translation, config=config)
     rows, weights = compare(translation, file, expected_state(translation), partial)
     passport = make_passport(known, file, translation, words)
-    written = write_import(target, weights, passport, translation, words, text_rows(translation, file))
+    rows_of_words = text_rows(translation, file)
+    written = write_import(target, weights, passport, translation, words, rows_of_words, label_space)
     for stale in set(files) - set(written):
         stale.unlink(missing_ok=True)
     return ImportResult(rows, translation.what, translation.assumed, notes, written)

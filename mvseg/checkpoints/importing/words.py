@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from mvseg.checkpoints.foreign import ForeignFile
 from mvseg.checkpoints.readers.registry import Translation
-from mvseg.vocabulary import Vocabulary, builtin_tables
+from mvseg.vocabulary import LabelSpace, Vocabulary, builtin_tables
 
 # Number of classes that tells a table with the order of its columns; other sets of words have several orders.
 TABLES = {80: "coco", 1203: "lvis_v1"}
+HEAD_TABLES = {80: "coco", 365: "objects365_v1", 500: "openimages_500"}  # of models with a classifier for each dataset
 
 
 def find_words(translation: Translation, file: ForeignFile, asked: str) -> tuple[Vocabulary | None, tuple[str, ...]]:
@@ -43,7 +45,7 @@ def find_words(translation: Translation, file: ForeignFile, asked: str) -> tuple
             f"{file.path}: a closed set of {count} classes, and nothing in the file says in which order: add "
             f"--vocabulary with a built-in table ({', '.join(builtin_tables())}) or a file of names"
         )
-    words = Vocabulary.from_table(name) if name in builtin_tables() else Vocabulary.from_file(name)
+    words = _read(name)
     if count and len(words) != count:
         raise ValueError(f"{file.path}: {count} classes, but vocabulary {name!r} has {len(words)} words")
     if asked:
@@ -56,6 +58,56 @@ def find_words(translation: Translation, file: ForeignFile, asked: str) -> tuple
         )
     checked = "its image counts agree" if counts is not None and words.image_count is not None else "by their number"
     return words, (f"note: the {count} classes are taken for {name} ({checked})",)
+
+
+def _read(name: str) -> Vocabulary:
+    return Vocabulary.from_table(name) if name in builtin_tables() else Vocabulary.from_file(name)
+
+
+def find_vocabularies(
+    translation: Translation, file: ForeignFile, asked: Sequence[str], label_space: str | Path | None
+) -> tuple[tuple[Vocabulary, ...], tuple[str, ...]]:
+    """Find the words of a closed set that was trained with several datasets.
+
+    Args:
+        translation: what the reader found.
+        file: the file.
+        asked: for every dataset, in the order of the file, a built-in table or a file of names; empty: where every
+            dataset has a classifier of its own, by their numbers of classes.
+        label_space: file that says which words share a column; needed where all datasets have one classifier.
+
+    Returns:
+        The words of every dataset, and what the user should know.
+
+    Raises:
+        ValueError: if the words do not fit the classifiers of the file, or nobody says what they are.
+    """
+    heads, notes = translation.heads, ()
+    names = list(asked)
+    if not names:
+        names = [table if (table := HEAD_TABLES.get(count, "")) in builtin_tables() else "" for count in heads]
+        if "" in names:
+            raise ValueError(
+                f"{file.path}: classifiers of {', '.join(map(str, heads))} classes, and nothing in the file says of "
+                f"which words: add --vocabulary once for each, in this order, with a built-in table or a file of names"
+            )
+        notes = (f"note: the classes are taken for {', '.join(names)} (by their numbers)",)
+    vocabularies = tuple(map(_read, names))
+    if len({v.name for v in vocabularies}) < len(vocabularies):
+        raise ValueError(f"two vocabularies are called alike: {', '.join(v.name for v in vocabularies)}")
+    if heads:
+        if tuple(map(len, vocabularies)) != heads:
+            listed = ", ".join(f"{v.name}: {len(v)}" for v in vocabularies)
+            raise ValueError(
+                f"{file.path}: classifiers of {', '.join(map(str, heads))} classes, but the vocabularies have {listed}"
+            )
+    elif label_space is None:
+        raise ValueError(f"{file.path}: one classifier for several vocabularies: add --label-space with their mapping")
+    if label_space is not None:
+        space = LabelSpace.merge_mapping({v.name: v for v in vocabularies}, label_space)
+        if not heads and space.n != translation.num_columns:
+            raise ValueError(f"{file.path}: {translation.num_columns} classes, but {label_space} makes {space.n} words")
+    return vocabularies, notes
 
 
 def _same_counts(weights: Tensor, words: Vocabulary) -> bool:

@@ -44,6 +44,20 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Layers of a file, one for each of its datasets, that are one layer of the model.
+
+    Args:
+        target: name of the model's entry.
+        sources: names in the file; each entry has a row for each of its classes and a last one for the background.
+            Their rows come one after the other, and at the end the mean of the last ones.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Part:
     """One recognised part of a model.
 
@@ -56,6 +70,8 @@ class Part:
         text_rows: name of the entry with the text embeddings, (D, n + 1) with a column of zeros for the background.
         num_columns: number of classes of the file, without background; None: this part has none.
         image_weights: name of the entry with one number for each class that grows with its images; empty: none.
+        joins: entries of the file that become one of the model.
+        heads: number of classes of each classifier in the file, where there are several; their sum is num_columns.
     """
 
     what: str
@@ -66,6 +82,8 @@ class Part:
     text_rows: str = ""
     num_columns: int | None = None
     image_weights: str = ""
+    joins: tuple[Join, ...] = ()
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,8 @@ class Translation:
         text_rows: name of the entry with the text embeddings; empty: none.
         num_columns: number of classes, without background.
         image_weights: name of the entry with one number for each class that grows with its images; empty: none.
+        joins: entries of the file that become one of the model.
+        heads: number of classes of each classifier in the file, where there are several.
     """
 
     what: tuple[str, ...]
@@ -97,6 +117,8 @@ class Translation:
     text_rows: str
     num_columns: int
     image_weights: str
+    joins: tuple[Join, ...] = ()
+    heads: tuple[int, ...] = ()
 
 
 ReadParts = Callable[[Shapes], list[Part]]
@@ -134,7 +156,11 @@ class Reader:
         left_over: dict[str, str] = {}
         scales: dict[str, tuple[float, str]] = {}
         unknown = []
+        joins = tuple(join for part in parts for join in part.joins)
+        joined = {name for join in joins for name in join.sources}
         for name, shape in shapes.items():
+            if name in joined:
+                continue
             match, rule = next(((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(name))), (None, None))
             if match is None or rule is None:
                 unknown.append(name)
@@ -144,7 +170,7 @@ class Reader:
                 names[name] = match.expand(rule.name)
                 if rule.scale is not None:
                     scales[name] = rule.scale(shape), rule.why
-        _check_different(names)
+        _check_different({**names, **{join.sources[0]: join.target for join in joins}})
         config: dict[str, Any] = {}
         for part in parts:
             config.update(part.config)
@@ -160,6 +186,8 @@ class Reader:
             text_rows=next((part.text_rows for part in parts if part.text_rows), ""),
             num_columns=next((part.num_columns for part in parts if part.num_columns is not None), 0),
             image_weights=next((part.image_weights for part in parts if part.image_weights), ""),
+            joins=joins,
+            heads=next((part.heads for part in parts if part.heads), ()),
         )
 
 

@@ -135,8 +135,9 @@ def _add_classifier_config(cfg: CN) -> None:
     node.USE_CHECKPOINT = False  # compute the blocks again in the backward pass: less memory, more time
     # Which columns of the label space an image's annotation speaks about: all, own (its dataset's vocabulary), safe
     # (own, and for an object what surely is something else), federated (drawn classes), verified (checked classes),
-    # hierarchy (broader words are positive, narrower ignored), group (with LOSS softmax: classes that the dataset does
-    # not tell apart are one answer); several joined by "+". See docs/label_spaces.md.
+    # hierarchy (broader words are positive, narrower ignored; own_hierarchy: of the dataset's own words alone), group
+    # (with LOSS softmax: classes that the dataset does not tell apart are one answer); several joined by "+". See
+    # docs/label_spaces.md.
     cfg.MODEL.ANNOTATION_SCOPE = "own"
     cfg.MODEL.SAFE_THRESHOLD = 0.95  # cosine from which another dataset's word may mean the same ("safe", "group")
     node = cfg.MODEL.CLASSIFIER = CN()

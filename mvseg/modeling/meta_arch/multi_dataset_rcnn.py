@@ -95,8 +95,8 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             self.word_columns = WordColumns(label_space, test_merge or None, test_words or None)
         elif test_merge or test_words:
             raise ValueError(
-                "MODEL.CLASSIFIER.TEST_MERGE and TEST_WORDS are for a closed set (NAME linear): a text classifier takes "
-                "any words of a test as they are"
+                "MODEL.CLASSIFIER.TEST_MERGE and TEST_WORDS are for a closed set (NAME linear): a text classifier "
+                "takes any words of a test as they are"
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""``python -m mvseg.vocabulary``: make text embeddings, look into vocabularies, compare and merge them."""
+"""``python -m mvseg.vocabulary``: embed and compare words, and join vocabularies in one label space."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import comparison, embed, inspection, merging
+from .commands import comparison, embed, inspection, learning, merging, unidet
 
-COMMANDS = (embed, inspection, comparison, merging)
+COMMANDS = (embed, inspection, comparison, merging, learning, unidet)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -227,11 +228,8 @@ def keep_pairs(
         by_word[one, costs.owner(other)].append(candidate)
         by_word[other, costs.owner(one)].append(candidate)
     cheapest = {candidate.members for pairs in by_word.values() for candidate in pairs[: settings.best]}
-    kept, left = [], []
-    for candidate in candidates:
-        fits = candidate.cost <= settings.max_pair_cost and candidate.members in cheapest
-        (kept if fits else left).append(candidate)
-    return kept, left
+    fits = [c.cost <= settings.max_pair_cost and c.members in cheapest for c in candidates]
+    return list(compress(candidates, fits)), [c for c, kept in zip(candidates, fits) if not kept]
 
 
 def larger_sets(

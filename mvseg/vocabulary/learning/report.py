@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,12 +46,13 @@ def display_name(space: LearnedSpace, label: Label) -> str:
     return f"{label.name} [{', '.join(sources)}]"
 
 
-def write_space(space: LearnedSpace, folder: str | Path) -> None:
+def write_space(space: LearnedSpace, folder: str | Path, source: Sequence[str] = ()) -> None:
     """Write mapping, evidence, near misses and a page that shows them.
 
     Args:
         space: the learned label space.
         folder: where they go.
+        source: lines for the page that say where the predictions come from.
 
     Raises:
         ValueError: if a word cannot stand in a mapping file, because it contains ``|`` or begins with ``#``.
@@ -69,7 +71,7 @@ def write_space(space: LearnedSpace, folder: str | Path) -> None:
         raise ValueError(f"words with | or a # at the beginning cannot stand in {folder / MAPPING}: {', '.join(odd)}")
     _write(folder / EVIDENCE, "\t", EVIDENCE_HEADER, evidence_rows(space))
     _write(folder / NEAR_MISSES, "\t", _MISS_HEADER, [_miss_row(space, miss) for miss in space.near_misses])
-    (folder / PAGE).write_text(page(space), encoding="utf-8")
+    (folder / PAGE).write_text(page(space, source), encoding="utf-8")
 
 
 def evidence_rows(space: LearnedSpace) -> list[list[str]]:
@@ -121,9 +123,7 @@ def summary(space: LearnedSpace) -> list[str]:
         The lines.
     """
     choice, merges = space.choice, space.merges
-    by_size: dict[int, int] = {}
-    for candidate in merges:
-        by_size[len(candidate.members)] = by_size.get(len(candidate.members), 0) + 1
+    by_size = Counter(len(candidate.members) for candidate in merges)
     sizes = ", ".join(f"{count} of {size} words" for size, count in sorted(by_size.items()))
     proof = f"proven to be the best ({choice.seconds:.2f} s)"
     if not choice.is_optimal:
@@ -135,9 +135,7 @@ def summary(space: LearnedSpace) -> list[str]:
     ]
     missing = space.without_objects
     if missing:
-        counts = {}
-        for column in missing:
-            counts[space.owner(column).name] = counts.get(space.owner(column).name, 0) + 1
+        counts = Counter(space.owner(column).name for column in missing)
         listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
         lines.append(f"{len(missing)} words have no object in their test set and stay alone: {listed}")
     renamed = [c for c in merges if len({space.word(column).casefold() for column in c.members}) > 1]
@@ -145,17 +143,18 @@ def summary(space: LearnedSpace) -> list[str]:
     return lines
 
 
-def page(space: LearnedSpace) -> str:
+def page(space: LearnedSpace, source: Sequence[str] = ()) -> str:
     """Write everything as a page in Markdown.
 
     Args:
         space: the learned label space.
+        source: lines that say where the predictions come from.
 
     Returns:
         The text.
     """
     settings = space.settings
-    parts = ["# Learned label space", "", *(f"- {line}" for line in summary(space)), ""]
+    parts = ["# Learned label space", "", *(f"- {line}" for line in (*summary(space), *source)), ""]
     parts += [
         f"tau {settings.tau:g}, largest cost of a pair {settings.max_pair_cost:g} and of a larger set "
         f"{settings.max_set_cost:g}, lambda {settings.penalty:g}, IoU {settings.iou:g}, images: {settings.images}.",

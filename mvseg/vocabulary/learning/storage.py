@@ -79,17 +79,20 @@ class PredictionWriter:
     Args:
         folder: where they go; sets that an earlier run with the same header completed stay.
         header: what the predictions are.
+        expected: names of all test sets that are to be written.
         note: anything that helps people, such as the name of the config file.
 
     Raises:
         ValueError: if the folder holds predictions of another model or other settings.
     """
 
-    def __init__(self, folder: str | Path, header: Header, note: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, header: Header, expected: Sequence[str], note: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.header = header
         self._sets: dict[str, dict[str, Any]] = {}
-        self._note = dict(note or {})
+        self._expected, self._note = list(expected), dict(note or {})
         if (self.folder / MANIFEST).is_file():
             known = _read_manifest(self.folder)
             differing = [key for key, value in header.as_json().items() if known["header"].get(key) != value]
@@ -148,10 +151,9 @@ class PredictionWriter:
         self._write_shard()
         self._sets[self._open.dataset] = self._open.entry
         self._open = None
-        text = json.dumps(
-            {"version": VERSION, "header": self.header.as_json(), "note": self._note, "sets": self._sets}, indent=1
-        )
-        _replace(self.folder / MANIFEST, text.encode())
+        manifest = {"version": VERSION, "header": self.header.as_json(), "note": self._note}
+        manifest |= {"expected": self._expected, "sets": self._sets}
+        _replace(self.folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
     def write_embeddings(self, tables: Mapping[str, Floats]) -> None:
         """Store text embeddings of the words.
@@ -194,11 +196,15 @@ def read_predictions(folder: str | Path, score_threshold: float | None = None) -
 
     Raises:
         FileNotFoundError: if the folder or one of its files does not exist.
-        ValueError: if the files do not fit the manifest, or detections below the score were not stored.
+        ValueError: if a test set is missing, the files do not fit the manifest, or detections of that score were not
+            stored.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
     header = manifest["header"]
+    missing = [name for name in manifest["expected"] if name not in manifest["sets"]]
+    if missing:
+        raise ValueError(f"{folder} is not complete, {', '.join(missing)} is missing: run the model again to go on")
     if score_threshold is not None and score_threshold < header["score_threshold"]:
         raise ValueError(
             f"{folder} holds detections with scores above {header['score_threshold']:g} only, not above "

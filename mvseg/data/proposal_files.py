@@ -256,7 +256,7 @@ class ProposalFolder:
         place = self._find(image_id)
         if place is None:
             raise KeyError(
-                f"{self.where}the proposals in {self.folder} (of {self.manifest['dataset']!r}, {len(self)} images) lack "
+                f"{self.where}the proposals in {self.folder} ({self.manifest["dataset"]}, {len(self)} images) lack "
                 f"image {image_id!r}: make them again for this dataset, python -m mvseg.inference.proposals"
             )
         number, position = place

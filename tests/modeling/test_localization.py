@@ -48,7 +48,9 @@ WORDS = {"loc_a": ["cat", "dog", "bird"], "loc_b": ["car", "cat"]}
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = str(tmp_path_factory.mktemp("localization"))
     for name, words in WORDS.items():
-        register_dataset(name=name, format="coco", image_root=folder, annotations=f"{folder}/none.json", vocabulary=words)
+        register_dataset(
+            name=name, format="coco", image_root=folder, annotations=f"{folder}/none.json", vocabulary=words
+        )
 
 
 def test_sides_are_those_of_the_original():
@@ -250,7 +252,9 @@ def test_proposals_by_brute_force_and_padding(model: Any):
     logits = torch.randn(1, len(anchors), generator=draw)
     found = generator.propose(sides, logits, levels, [(60, 70)])[0]
     expected = []
-    for (x0, y0, x1, y1), (left, top, right, bottom), score in zip(anchors.tolist(), sides[0].tolist(), logits[0].tolist()):
+    for (x0, y0, x1, y1), (left, top, right, bottom), score in zip(
+        anchors.tolist(), sides[0].tolist(), logits[0].tolist()
+    ):
         x, y, w, h = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
         if 0 <= x < 70 and 0 <= y < 60:
             box = [x - left * w, y - top * h, x + right * w, y + bottom * h]
@@ -262,7 +266,9 @@ def test_proposals_by_brute_force_and_padding(model: Any):
 
 def test_suppression_within_levels_and_limits(model: Any):
     generator = model.proposal_generator.train()
-    levels = [level.tensor for level in generator.anchor_generator([torch.zeros(1, 1, *s) for s in ((8, 8), (4, 4))])][:2]
+    levels = [level.tensor for level in generator.anchor_generator([torch.zeros(1, 1, *s) for s in ((8, 8), (4, 4))])][
+        :2
+    ]
     count = sum(map(len, levels))
     draw = torch.Generator().manual_seed(1)
     sides, logits = torch.rand(1, count, 4, generator=draw) + 0.5, torch.randn(1, count, generator=draw)
@@ -309,7 +315,10 @@ def test_what_cannot_be_a_localisation_network():
         build_model(cfg_of(DATASETS__LABEL_SPACE="concatenate"))
     with pytest.raises(ValueError, match="one stage"):
         build_model(
-            cfg_of(MODEL__ROI_BOX_CASCADE_HEAD__IOUS=[0.5, 0.6], MODEL__ROI_BOX_CASCADE_HEAD__BBOX_REG_WEIGHTS=[[1.0] * 4] * 2)
+            cfg_of(
+                MODEL__ROI_BOX_CASCADE_HEAD__IOUS=[0.5, 0.6],
+                MODEL__ROI_BOX_CASCADE_HEAD__BBOX_REG_WEIGHTS=[[1.0] * 4] * 2,
+            )
         )
     with pytest.raises(ValueError, match=r"\['p9'\] not among"):
         build_model(cfg_of(MODEL__LOCALIZATION__IN_FEATURES=["p9"]))

@@ -274,6 +274,9 @@ def _add_training_config(cfg: CN) -> None:
     # What all test sets are evaluated with, such as "proposals" (average recall of boxes of any class); "": what the card
     # of each says.
     cfg.TEST.EVALUATOR = ""
+    # Further rows of the summary: mean and median of the results of several test sets, each with the same weight. A list
+    # of structs {name: odinw, datasets: [odinw_*_test]}; datasets are names in DATASETS.TEST or patterns of such names.
+    cfg.TEST.AVERAGES = []
     cfg.TEST.BEST_METRIC = ""  # e.g. "coco_2017_val/bbox/AP": keeps model_best.pth by it
     cfg.TEST.VALIDATION_LOSS = False  # also compute the training losses on the test sets at every evaluation
     cfg.TEST.NUM_PICTURES = 8  # predictions drawn per test set at every evaluation; 0: none

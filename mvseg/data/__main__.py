@@ -20,7 +20,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
 from mvseg.config import get_cfg, load_config
-from mvseg.data.card import DatasetCard, load_card
+from mvseg.data.card import DatasetCard
+from mvseg.data.card_sets import load_cards
 from mvseg.data.catalog import get_card, get_records, get_vocabulary, register_cards
 from mvseg.data.checks import Problem
 from mvseg.data.index_file import INDEX_NAME
@@ -201,7 +202,7 @@ def _cards(text: str) -> list[DatasetCard | Problem]:
     cards: list[DatasetCard | Problem] = []
     for file in files:
         try:
-            cards.append(load_card(file))
+            cards += load_cards(file)
         except (ValueError, OSError, TypeError) as error:
             cards.append(Problem("error", str(error), True))
     return cards or [Problem("error", f"folder {path} holds no dataset card (*.yaml)", True)]

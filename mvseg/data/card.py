@@ -336,10 +336,22 @@ def load_card(path: str | Path) -> DatasetCard:
 
     Returns:
         The card.
+    """
+    return make_card(read_card_file(path), Path(path).resolve())
+
+
+def read_card_file(path: str | Path) -> dict[str, Any]:
+    """Read the fields of a card file.
+
+    Args:
+        path: YAML file.
+
+    Returns:
+        Field name to value, not checked.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is not a mapping, or a field is unknown, missing or wrong.
+        ValueError: if it is not YAML, or not a mapping.
     """
     path = Path(path)
     if not path.is_file():
@@ -353,4 +365,4 @@ def load_card(path: str | Path) -> DatasetCard:
         raise ValueError(f"card {path} is not valid YAML: {error}") from error
     if not isinstance(fields, Mapping):
         raise ValueError(f"card {path}: a card is a mapping of fields, found {type(fields).__name__}")
-    return make_card(fields, path.resolve())
+    return {str(key): value for key, value in fields.items()}

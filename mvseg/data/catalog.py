@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mvseg.vocabulary import Vocabulary, builtin_tables, did_you_mean, made_at_run_time
 
 from .card import DatasetCard, load_card, make_card
+from .card_sets import load_cards
 from .checks import LoadReport
 from .foreign import card_from_metadata, vocabulary_from_metadata
 from .label_maps import ignore_label
@@ -25,6 +26,7 @@ __all__ = [
     "get_records",
     "get_vocabulary",
     "load_card",
+    "load_cards",
     "register_builtin_cards",
     "register_card",
     "register_cards",
@@ -185,7 +187,7 @@ def register_cards(paths: str | Path | Iterable[str | Path], builtin: bool = Fal
     """Register cards from files and folders.
 
     Args:
-        paths: one or several YAML files, or folders whose ``*.yaml`` files are cards.
+        paths: one or several YAML files, or folders whose ``*.yaml`` files are cards or collections of cards.
         builtin: the cards came with mvseg.
 
     Returns:
@@ -202,8 +204,7 @@ def register_cards(paths: str | Path | Iterable[str | Path], builtin: bool = Fal
         files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
         if not files:
             raise FileNotFoundError(f"folder {path} holds no dataset card (*.yaml)")
-        for file in files:
-            card = load_card(file)
+        for card in (card for file in files for card in load_cards(file)):
             register_card(card, builtin)
             names.append(card.name)
     return names

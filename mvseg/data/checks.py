@@ -19,6 +19,7 @@ _ROWS = (
     ("annotated_images", "images with annotations"),
     ("empty_images", "images without annotations"),
     ("instances", "instances"),
+    ("difficult", "of these marked difficult"),
     ("crowd", "of these crowd regions, groups or difficult (not trained on)"),
     ("tags", "image labels"),
     ("label_maps", "label maps"),
@@ -32,6 +33,7 @@ _ROWS = (
     ("clipped", "boxes reaching outside their image: clipped"),
     ("bad_polygons", "polygons with fewer than 3 points: dropped"),
     ("no_mask", "instances left without a mask: dropped"),
+    ("supercategories", "categories that only stand above others: left out"),
     ("ignored", "annotations of ignored categories: left out"),
     ("filtered", "annotations of filtered classes: left out"),
     ("dropped_labels", "labels that are no word of the vocabulary: left out"),
@@ -43,11 +45,16 @@ _ROWS = (
     ("sizes_read", "image sizes read from the image file"),
     ("empty_sentences", "empty sentences: dropped"),
     ("no_picture", "references to no picture: left out"),
+    ("images_without_xml", "images without an XML file: left out"),
     ("unlabelled_images", "images without a label map: left out"),
     ("other_files", "files that are no images: left out"),
     ("empty_folders", "class folders without an image"),
     ("not_in_hierarchy", "words that the hierarchy does not have"),
     ("foreign_labels", "image labels of classes that have no boxes: left out"),
+    ("other_ids", "categories with another id than the vocabulary's: found by name"),
+    ("moved_images", "images found in other folders than the file says"),
+    ("absent_images", "images that the card calls missing from the release: left out"),
+    ("other_labels", "objects of labels that are no words: left out"),
 )
 
 
@@ -114,10 +121,12 @@ class LoadReport:
     Args:
         dataset: name of the dataset.
         counts: counter name to number; the names are those of the table.
+        notes: what is worth knowing to the names that it holds for, such as categories found by another spelling.
     """
 
     dataset: str
     counts: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, number: int = 1, where: str = "") -> None:
         """Count something.
@@ -132,8 +141,17 @@ class LoadReport:
         if where and number and problems is not None:
             problems.append(Problem(what, f"{where}: {dict(_ROWS).get(what, what)}", fatal=False))
 
+    def note(self, what: str, *names: str) -> None:
+        """Write names down under a heading.
+
+        Args:
+            what: the heading.
+            *names: the names.
+        """
+        self.notes.setdefault(what, []).extend(names)
+
     def table(self) -> str:
-        """Write the counts as one table.
+        """Write the counts as one table, and the notes below it.
 
         Returns:
             A text table; problems that did not occur are left out.
@@ -141,7 +159,13 @@ class LoadReport:
         other = any(self.counts[kind] for kind in ("tags", "label_maps", "segments", "captions", "phrases"))
         always = ("images", "annotated_images", *(() if other else ("instances",)))
         rows = [(text, self.counts[key]) for key, text in _ROWS if self.counts[key] or key in always]
-        return tabulate(rows, headers=[f"dataset {self.dataset}", "count"], tablefmt="github", intfmt=",")
+        table = tabulate(rows, headers=[f"dataset {self.dataset}", "count"], tablefmt="github", intfmt=",")
+        return "\n".join([table, *(_listed(what, names) for what, names in self.notes.items())])
+
+
+def _listed(what: str, names: Sequence[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} {what}: {', '.join(names[:shown])}{more}"
 
 
 def check_box(box: Any, height: int, width: int, where: str, report: LoadReport) -> list[float] | None:

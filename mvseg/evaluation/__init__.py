@@ -1,5 +1,6 @@
 """Evaluation: the evaluator for each dataset, its own vocabulary, pictures, and one summary of all."""
 
+from mvseg.evaluation.averages import average_rows, read_averages
 from mvseg.evaluation.evaluators import build_evaluator, register_evaluator
 from mvseg.evaluation.lvis import PerClassLVISEvaluator
 from mvseg.evaluation.openimages import OpenImagesEvaluator
@@ -17,9 +18,11 @@ __all__ = [
     "ProposalEvaluator",
     "SplitCOCOEvaluator",
     "VOCEvaluator",
+    "average_rows",
     "build_evaluator",
     "evaluate_dataset",
     "overall",
+    "read_averages",
     "register_evaluator",
     "summary_table",
     "unwrap",

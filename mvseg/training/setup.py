@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from mvseg.config import load_config
 from mvseg.data.catalog import get_card, register_cards
+from mvseg.evaluation.averages import read_averages
 from mvseg.report.facts import record_session
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def prepare_datasets(cfg: CfgNode) -> None:
         register_cards(place)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         get_card(name)  # raises an error with the nearest names
+    read_averages(cfg.TEST.AVERAGES, cfg.DATASETS.TEST)
 
 
 def available_device(device: str) -> str:

@@ -23,9 +23,11 @@ from mvseg.checkpoints import AtomicCheckpointer
 from mvseg.data.loader import build_test_loader, build_train_loader
 from mvseg.evaluation import (
     PictureEvaluator,
+    average_rows,
     build_evaluator,
     evaluate_dataset,
     overall,
+    read_averages,
     summary_table,
     unwrap,
     write_per_class,
@@ -242,6 +244,9 @@ class Trainer(DefaultTrainer):
                 averaged = cls._evaluate_all(ema_cfg, model, iteration)
         if not comm.is_main_process() or not results:
             return {}
+        groups = read_averages(cfg.TEST.AVERAGES, cfg.DATASETS.TEST)
+        results.update(average_rows(results, groups))
+        averaged.update(average_rows(averaged, groups) if averaged else {})
         rows: dict[str, Mapping[str, Mapping[str, float]]] = {**results}
         rows.update({f"{name} (EMA)": value for name, value in averaged.items()})
         calibration = calibration_of(model)

@@ -10,7 +10,7 @@ from typing import Any
 from mvseg.vocabulary import Vocabulary, did_you_mean
 from mvseg.vocabulary.suggestions import normalize
 
-from ..card import DatasetCard, missing_message
+from ..card import EVALUATOR_OPTIONS, DatasetCard, missing_message
 from ..checks import LoadReport, collecting, complain
 from ..columns import ColumnRecords
 from ..supervision import FIELDS
@@ -115,7 +115,8 @@ def find_source(card: DatasetCard) -> Source:
             f"{card.where}: the format {card.format} has no supervision {card.supervision!r}; say supervision: "
             f"{' or '.join(details.supervision)}"
         )
-    for field_name, known in (("files", details.files), ("options", details.options)):
+    options = {**details.options, **EVALUATOR_OPTIONS.get(card.evaluator, {})}
+    for field_name, known in (("files", details.files), ("options", options)):
         for key in getattr(card, field_name):
             if key not in known:
                 nearest = did_you_mean(str(key), known) if known else f"; it has no {field_name}"
@@ -124,7 +125,12 @@ def find_source(card: DatasetCard) -> Source:
 
 
 def class_indices(
-    card: DatasetCard, categories: Sequence[str], vocabulary: Vocabulary, examples: Mapping[str, str], where: str
+    card: DatasetCard,
+    categories: Sequence[str],
+    vocabulary: Vocabulary,
+    examples: Mapping[str, str],
+    where: str,
+    report: LoadReport | None = None,
 ) -> dict[str, int]:
     """Find the class index of every category name of an annotation file.
 
@@ -134,6 +140,7 @@ def class_indices(
         vocabulary: the dataset's words; a category may be a word, one of its spellings, or its key.
         examples: category name -> an annotation that has it, for the error.
         where: file named in the error.
+        report: is told which categories were found by something else than their name, and what has no category.
 
     Returns:
         Category name to class index, IGNORED or FILTERED.
@@ -148,7 +155,8 @@ def class_indices(
                 complain(f"{card.where}: {key} names {name!r}, not in {where}{did_you_mean(name, categories)}")
     by_key = {normalize(key): index for index, key in enumerate(vocabulary.keys or ())}
     result: dict[str, int] = {}
-    unknown: list[tuple[str, str]] = []
+    unknown: list[str] = []
+    found: set[int] = set()
     for name in categories:
         if name in card.ignore:
             result[name] = IGNORED
@@ -157,21 +165,55 @@ def class_indices(
         index = vocabulary.positions.get(word, by_key.get(word))
         if index is None:
             result[name] = IGNORED  # matters only while problems are collected
-            seen = f" ({examples[name]})" if name in examples else ""
-            unknown.append((name, seen))
-        else:
-            result[name] = FILTERED if _filtered(card, vocabulary, index) else index
+            unknown.append(name)
+            continue
+        found.add(index)
+        result[name] = FILTERED if _filtered(card, vocabulary, index) else index
+        if report is not None:
+            _note_match(card, name, vocabulary, index, report)
+    lacking = [word for index, word in enumerate(vocabulary.names) if index not in found]
     if unknown:
-        listed = unknown if collecting() else unknown[:10]
-        shown = [f"{name!r}{seen}{did_you_mean(name, vocabulary.names, show_all=0)}" for name, seen in listed]
-        more = f"\n  and {len(unknown) - 10} more" if len(unknown) > len(shown) else ""
-        complain(
-            f"{card.where}: {len(unknown)} categories of {where} are not in vocabulary {vocabulary.name!r}:\n  "
-            + "\n  ".join(shown)
-            + f"{more}\nmap them in the card (aliases: {{category: word}}) or leave them out (ignore: [category])",
-            "unknown_category",
-        )
+        complain(_unknown_message(card, unknown, lacking, vocabulary, examples, where), "unknown_category")
+    if report is not None and lacking:
+        report.note("words that no category has", *lacking)
     return result
+
+
+def _note_match(card: DatasetCard, name: str, vocabulary: Vocabulary, index: int, report: LoadReport) -> None:
+    """Write down how a category was found, unless simply by its name."""
+    word = vocabulary.names[index]
+    if name in card.aliases:
+        report.note("categories found by the card's aliases", f"{name} = {word}")
+    elif normalize(name) != normalize(word):
+        is_key = vocabulary.keys is not None and normalize(name) == normalize(vocabulary.keys[index])
+        report.note(f"categories found by {'key' if is_key else 'another spelling'}", f"{name} = {word}")
+
+
+def _unknown_message(
+    card: DatasetCard,
+    unknown: Sequence[str],
+    lacking: Sequence[str],
+    vocabulary: Vocabulary,
+    examples: Mapping[str, str],
+    where: str,
+) -> str:
+    """The error for categories without a word: both sides of the difference."""
+    listed = unknown if collecting() else unknown[:10]
+    lines = []
+    for name in listed:
+        seen = f" ({examples[name]})" if name in examples else ""
+        lines.append(f"\n  {name!r}{seen}{did_you_mean(name, vocabulary.names, show_all=0)}")
+    if len(unknown) > len(listed):
+        lines.append(f"\n  and {len(unknown) - len(listed)} more")
+    if lacking:
+        shown = lacking if collecting() else lacking[:10]
+        more = f" and {len(lacking) - len(shown)} more" if len(lacking) > len(shown) else ""
+        lines.append(f"\n{len(lacking)} words of the vocabulary have no category: {', '.join(shown)}{more}")
+    return (
+        f"{card.where}: {len(unknown)} categories of {where} are not in vocabulary {vocabulary.name!r}:"
+        + "".join(lines)
+        + "\nmap them in the card (aliases: {category: word}) or leave them out (ignore: [category])"
+    )
 
 
 def _filtered(card: DatasetCard, vocabulary: Vocabulary, index: int) -> bool:

@@ -26,6 +26,9 @@ from .base import (
     read_split,
     register_format,
 )
+from .categories import CATEGORY_OPTIONS, without_supercategories, words_of_categories
+from .image_paths import FIND_IMAGES, PATH_OPTIONS, leave_out_absent, locate_images, read_flag
+from .tables import unique_names
 
 ImageHook = Callable[[dict[str, Any], Mapping[str, Any], Mapping[int, int]], None]
 # Part of the file -> what each of its entries must have.
@@ -33,7 +36,11 @@ COCO_PARTS = {"images": ("id",), "annotations": ("image_id", "category_id"), "ca
 
 
 ONLY_ANNOTATED = "only_annotated"
-OPTIONS = {ONLY_ANNOTATED: "leave out images without an annotation that is kept, also from evaluation (true or false)"}
+OPTIONS = {
+    ONLY_ANNOTATED: "leave out images without an annotation that is kept, also from evaluation (true or false)",
+    **CATEGORY_OPTIONS,
+    **PATH_OPTIONS,
+}
 
 
 @register_format("coco", supervision=("boxes", "masks"), options=OPTIONS)
@@ -76,33 +83,29 @@ def load_coco_like(
         ValueError: if the file is not COCO JSON, or an annotation is wrong.
     """
     path = card.resolve(card.annotations)
-    tree = read_coco_json(card, path)
-    root = check_folder(card, card.resolve(card.image_root), "image folder")
     report = LoadReport(card.name)
-    vocabulary, classes = match_categories(card, tree, vocabulary, path)
+    tree = without_supercategories(card, read_coco_json(card, path), report)
+    root = check_folder(card, card.resolve(card.image_root), "image folder")
+    vocabulary, classes = match_categories(card, tree, vocabulary, path, report)
     records = image_records(card, tree["images"], root, path, file_of_image, report)
     _add_annotations(card, records, tree["annotations"], classes, path, report)
     if finish_image is not None:
         for image in tree["images"]:
             if image["id"] in records:
                 finish_image(records[image["id"]], image, classes)
-    result = list(records.values())
+    result = leave_out_absent(card, list(records.values()), root, report)
+    if read_flag(card, FIND_IMAGES):
+        locate_images(card, result, root, report)
     check_images(card, result)
-    if _only_annotated(card):
+    if read_flag(card, ONLY_ANNOTATED):
         result = [record for record in result if record["annotations"]]
         report.add("unannotated_images", len(records) - len(result))
     count_images(result, report)
     same_ids = {v: k for k, v in classes.items() if v >= 0} == dict(enumerate(vocabulary.ids))
     whole = len(classes) == len(vocabulary) and card.split is None and len(result) == len(tree["images"])
+    whole = whole and not report.counts["supercategories"]
     usable = same_ids and whole and _has_fields_of_evaluation(card, tree["annotations"])
     return LoadedDataset(result, vocabulary, report, file_is_ground_truth=usable)
-
-
-def _only_annotated(card: DatasetCard) -> bool:
-    value = card.options.get(ONLY_ANNOTATED, False)
-    if not isinstance(value, bool):
-        raise ValueError(f"{card.where}: options.{ONLY_ANNOTATED} is true or false, not {value!r}")
-    return value
 
 
 def read_coco_json(
@@ -147,21 +150,28 @@ def read_coco_json(
 
 
 def _has_fields_of_evaluation(card: DatasetCard, annotations: list[dict[str, Any]]) -> bool:
-    """Whether pycocotools can evaluate on these annotations; many exported files lack the area."""
-    needed = ("id", "area") if card.evaluator == "lvis" else ("id", "area", "iscrowd")
-    return all(key in annotation for annotation in annotations for key in needed)
+    """Whether pycocotools can evaluate on these annotations; many exported files lack the area.
+
+    An annotation with the id 0 (Roboflow's count from 0) is never found there: 0 also means "not matched".
+    """
+    if card.evaluator == "lvis":
+        return all(key in annotation for annotation in annotations for key in ("id", "area"))
+    complete = all(key in annotation for annotation in annotations for key in ("id", "area", "iscrowd"))
+    return complete and all(annotation["id"] for annotation in annotations)
 
 
 def match_categories(
-    card: DatasetCard, tree: Mapping[str, Any], vocabulary: Vocabulary | None, path: Path
+    card: DatasetCard, tree: Mapping[str, Any], vocabulary: Vocabulary | None, path: Path, report: LoadReport
 ) -> tuple[Vocabulary, dict[int, int]]:
-    """Find the class of every category of a file.
+    """Find the class of every category of a file by its name; ids and order of a file mean nothing.
 
     Args:
         card: the dataset's card.
-        tree: the file, with ``categories`` and ``annotations``.
+        tree: the file, with ``categories`` and ``annotations``. Where two have the same name, their id is put behind
+            it, ``Mouse (12)``, so that ``aliases`` can tell them apart.
         vocabulary: the dataset's words; None: the categories of the file, in the order of their ids.
         path: the file, named in errors.
+        report: is told how categories were found.
 
     Returns:
         The vocabulary, and category id -> class index, IGNORED or FILTERED.
@@ -171,9 +181,8 @@ def match_categories(
     """
     categories = tree["categories"]
     if vocabulary is None:
-        kept = [c for c in categories if c["name"] not in card.ignore and c["name"] not in card.aliases]
-        vocabulary = Vocabulary.from_categories(kept, card.name)
-    name_of = {c["id"]: str(c["name"]) for c in categories}
+        vocabulary = Vocabulary.from_categories(words_of_categories(card, categories), card.name)
+    name_of = unique_names({c["id"]: str(c["name"]) for c in categories})
     examples: dict[str, str] = {}
     for annotation in tree["annotations"]:
         if annotation["category_id"] not in name_of:
@@ -187,8 +196,10 @@ def match_categories(
         name = name_of[annotation["category_id"]]
         if name not in examples:
             examples[name] = f"id {annotation['category_id']}, annotation {annotation.get('id')}"
-    by_name = class_indices(card, list(name_of.values()), vocabulary, examples, str(path))
-    return vocabulary, {category_id: by_name[name] for category_id, name in name_of.items()}
+    by_name = class_indices(card, list(name_of.values()), vocabulary, examples, str(path), report)
+    classes = {category_id: by_name[name] for category_id, name in name_of.items()}
+    report.add("other_ids", sum(index >= 0 and vocabulary.ids[index] != id_ for id_, index in classes.items()))
+    return vocabulary, classes
 
 
 def image_records(

@@ -6,10 +6,12 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..card import DatasetCard, missing_message
 from ..checks import complain
 
+Label = TypeVar("Label")  # a text such as a MID, or a number
 _HEADERS = {"labelname", "label", "id", "mid", "wnid", "class", "folder"}
 
 
@@ -49,7 +51,7 @@ def read_class_names(card: DatasetCard, path: Path) -> dict[str, str]:
     return names
 
 
-def unique_names(names: Mapping[str, str]) -> dict[str, str]:
+def unique_names(names: Mapping[Label, str]) -> dict[Label, str]:
     """Tell labels apart that have the same name (ImageNet's two cranes): their label is put behind it.
 
     Args:

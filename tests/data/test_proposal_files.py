@@ -81,7 +81,7 @@ def test_further_arrays_lie_beside_the_boxes(tmp_path: Path):
     for position, image_id in enumerate(ids):
         start = sum(rows[:position])
         np.testing.assert_array_equal(folder.read(image_id)["embeddings"], values[start : start + rows[position]])
-    with pytest.raises(ValueError, match="has [0-9]+ rows, array 'embeddings' has 1"):
+    with pytest.raises(ValueError, match=r"has [0-9]+ rows, array 'embeddings' has 1"):
         add_array(tmp_path, 0, "embeddings", values[:1])
 
 
@@ -102,12 +102,12 @@ def test_damage_and_incomplete_folders_are_noticed(tmp_path: Path):
     with pytest.raises(ProposalFileError, match=r"image 4.*shard-00001.boxes.npy.*again"):
         folder.read(4)
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(ProposalFileError, match="not finished: run python -m mvseg.inference.proposals"):
+    with pytest.raises(ProposalFileError, match=r"not finished: run python -m mvseg.inference.proposals"):
         ProposalFolder(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"dataset 'x': there are no stored proposals in .*nowhere"):
         ProposalFolder(tmp_path / "nowhere", "dataset 'x'")
     (tmp_path / "shard-00001.json").unlink()
-    with pytest.raises(ProposalFileError, match="shard-00001.json is missing"):
+    with pytest.raises(ProposalFileError, match=r"shard-00001.json is missing"):
         finish_job(tmp_path, 2)
 
 
@@ -231,7 +231,7 @@ def test_where_the_folder_comes_from(tmp_path: Path, dataset: str):
     with pytest.raises(ValueError, match="PROPOSAL_FILES_TEST names 2 folders for 1 datasets"):
         proposal_folders(config(dataset, PROPOSAL_FILES_TEST=("a", "b")))
     mixed.MODEL.PROPOSAL_GENERATOR.NAME = "MultiDatasetRPN"
-    with pytest.raises(ValueError, match="nothing reads them: set MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals"):
+    with pytest.raises(ValueError, match=r"nothing reads them: set MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals"):
         proposal_folders(mixed)
     name = f"{dataset}_card"
     fields = {"format": "coco", "image_root": str(tmp_path), "annotations": str(tmp_path / "a.json")}

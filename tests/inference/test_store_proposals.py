@@ -125,7 +125,7 @@ def test_generator_as_the_source(run: dict[str, str]):
     np.testing.assert_allclose(found["boxes"], proposals.proposal_boxes.tensor[:5] * scale, rtol=2e-2, atol=0.5)
     np.testing.assert_allclose(found["scores"], proposals.objectness_logits[:5].sigmoid(), rtol=1e-5)
     assert len(Proposer(model, "generator", score_threshold=0.999)([record])[0]["scores"]) == 0
-    with pytest.raises(ValueError, match="'detection'.*detections"):
+    with pytest.raises(ValueError, match=r"'detection'.*detections"):
         Proposer(model, "detection")
     model.proposal_generator = None
     with pytest.raises(ValueError, match="has no proposal generator: use source detections"):

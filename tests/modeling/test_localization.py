@@ -311,7 +311,7 @@ def test_detections_have_the_confidence_and_no_class(model: Any):
 
 
 def test_what_cannot_be_a_localisation_network():
-    with pytest.raises(ValueError, match="5 columns: set DATASETS.LABEL_SPACE object"):
+    with pytest.raises(ValueError, match=r"5 columns: set DATASETS.LABEL_SPACE object"):
         build_model(cfg_of(DATASETS__LABEL_SPACE="concatenate"))
     with pytest.raises(ValueError, match="one stage"):
         build_model(

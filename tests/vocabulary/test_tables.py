@@ -27,6 +27,7 @@ SIZES = {
     "lvis_v1": 1203,
     "mapillary_65": 65,
     "objects365": 365,
+    "objects365_v1": 365,
     "openimages_500": 500,
     "openimages_601": 601,
     "pascal_context_459": 459,

@@ -53,7 +53,9 @@ def test_equal_spellings_of_another_vocabulary_are_all_meant(caplog: pytest.LogC
 
 def test_mapped_words_of_a_test(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     table = tmp_path / "words.csv"
-    table.write_text("word,streets,traffic,unused\nrider,pedestrian,person,x\nwalker,pedestrian,,\nghost,,,\nDog,,Dog,\n")
+    table.write_text(
+        "word,streets,traffic,unused\nrider,pedestrian,person,x\nwalker,pedestrian,,\nghost,,,\nDog,,Dog,\n"
+    )
     with caplog.at_level(logging.INFO):
         found = WordColumns(SPACE, words=table).of(OTHER)
     assert listed(found) == [[PEDESTRIAN, PERSON], [PEDESTRIAN], [], [CAT], [DOG2]]  # a file outranks spelling

@@ -162,10 +162,10 @@ def test_wrong_files_say_what_is_wrong(tmp_path, text, trouble):
 def test_wrong_settings_name_their_keys():
     cfg = get_cfg()
     cfg.MODEL.CALIBRATION.ENABLED, cfg.MODEL.CALIBRATION.PRIOR = True, "runing"
-    with pytest.raises(FileNotFoundError, match="MODEL.CALIBRATION.PRIOR 'runing' is none of none, test, running"):
+    with pytest.raises(FileNotFoundError, match=r"MODEL.CALIBRATION.PRIOR 'runing' is none of none, test, running"):
         calibration_from_config(cfg)
     for wrong in ({"beta": 1.5}, {"gamma": -1.0}, {"decay": 0.0}):
-        with pytest.raises(ValueError, match="MODEL.CALIBRATION: BETA"):
+        with pytest.raises(ValueError, match=r"MODEL.CALIBRATION: BETA"):
             Calibration("none", **wrong)
     calibration = Calibration("test")
     calibration.set_words(["a"])

@@ -114,9 +114,9 @@ def test_equal_numbers_of_regions_make_both_averages_the_same():
 
 
 def test_wrong_choices_say_what_to_set():
-    with pytest.raises(ValueError, match="MODEL.CLASSIFIER.AVERAGE 'boxes': choose regions or images"):
+    with pytest.raises(ValueError, match=r"MODEL.CLASSIFIER.AVERAGE 'boxes': choose regions or images"):
         SigmoidObjective(5, average="boxes")
     cfg = get_cfg()
     cfg.MODEL.CLASSIFIER.FED_LOSS_DRAW = "image"
-    with pytest.raises(ValueError, match="set MODEL.ANNOTATION_SCOPE federated and MODEL.CLASSIFIER.LOSS sigmoid"):
+    with pytest.raises(ValueError, match=r"set MODEL.ANNOTATION_SCOPE federated and MODEL.CLASSIFIER.LOSS sigmoid"):
         FederatedObjective.from_config(cfg, 5, torch.ones(5))

@@ -34,7 +34,7 @@ def naive(boxes, scores, sigma, threshold, agnostic=False):
         found.append((score, row, cls))
         for entry in left:
             if agnostic or entry[2] == cls:
-                entry[0] *= math.exp(-overlap(boxes[row].tolist(), boxes[entry[1]].tolist()) ** 2 / sigma)
+                entry[0] *= math.exp(-(overlap(boxes[row].tolist(), boxes[entry[1]].tolist()) ** 2) / sigma)
         left = [entry for entry in left if entry[0] > threshold[entry[2]]]
     return found
 

@@ -78,7 +78,7 @@ def test_multiplier_that_is_no_pair_says_how_to_write_it(entry):
 def test_multiplier_of_no_parameter_lists_the_parts():
     cfg = get_cfg()
     cfg.SOLVER.MULTIPLIERS = [["roi_heads.", 0.1]]
-    with pytest.raises(ValueError, match="no parameter begins with 'roi_heads.'; the parts are backbone., frozen., hea"):
+    with pytest.raises(ValueError, match=r"no parameter begins with 'roi_heads.'; the parts are backbone., frozen."):
         build_optimizer(cfg, Net())
 
 

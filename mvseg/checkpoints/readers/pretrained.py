@@ -1,7 +1,7 @@
 """Parameter names of pre-trained backbones turned into those of a detector's backbone.
 
 ResNets: Caffe2 (MSRA's ImageNet weights), torchvision and timm (such as MIIL's ResNet-50 for ImageNet-21k); Swin
-Transformers by their authors.
+Transformers by their authors; the image side of CLIP models with a ResNet, also as RegionCLIP's pre-training leaves it.
 
 Every checkpoint is asked whether it has such names; whole detectors of other projects are read by the readers beside.
 """
@@ -31,6 +31,8 @@ _TORCHVISION_BLOCK = re.compile(
     r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<part>\w+)\.(?:(?P<index>[01])\.)?(?P<kind>\w+)"
 )
 _SWIN_BLOCK = re.compile(r"layers\.\d\.blocks\.\d+\.attn\.qkv\.weight")
+# CLIP: visual.conv1.weight, visual.layer4.0.bn1.bias, visual.attnpool.c_proj.weight; RegionCLIP: backbone. for visual.
+_CLIP_IMAGE_SIDE = re.compile(r"(?:visual|backbone)\.(?P<part>(?:conv|bn)[123]|layer[1-4]|attnpool)\.(?P<rest>.+)")
 _TORCHVISION_STEM = re.compile(r"(?P<part>conv1|bn1)\.(?P<kind>\w+)")
 
 
@@ -47,6 +49,8 @@ def translate_weights(weights: Mapping[str, Any], model_names: Collection[str]) 
     """
     if any(_CAFFE2_BLOCK.fullmatch(name) for name in weights):
         return {_from_caffe2(name): value for name, value in weights.items()}
+    if any(f"{side}.attnpool.c_proj.weight" in weights for side in ("visual", "backbone")):
+        return _from_clip(weights)
     if any(_TORCHVISION_BLOCK.fullmatch(name) for name in weights):
         if any(".layer1." in name for name in model_names):
             return dict(weights)
@@ -55,6 +59,16 @@ def translate_weights(weights: Mapping[str, Any], model_names: Collection[str]) 
         # The norm and the head of a classifier would be taken for others by their endings; masks are computed.
         return {n: v for n, v in weights.items() if not re.match(r"norm\.|head\.|.*attn_mask$", n)}
     return None
+
+
+def _from_clip(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The image side, and boxes that RegionCLIP has learnt; the text side and teachers belong to no detector."""
+    found = {name: value for name, value in weights.items() if name.startswith("roi_heads.box_predictor.bbox_pred.")}
+    for name, value in weights.items():
+        if match := _CLIP_IMAGE_SIDE.fullmatch(name):
+            place = "roi_heads.res5" if match["part"] in ("layer4", "attnpool") else "backbone"
+            found[f"{place}.{match['part']}.{match['rest']}"] = value
+    return found
 
 
 def _from_caffe2(name: str) -> str:

@@ -91,7 +91,7 @@ class DetectingHeads:
         if calibration.watches:
             plain = calibration.scores(probabilities, objectness, with_prior=False)
             found = self._best(boxes, plain, image_size, calibration.count_threshold)
-            calibration.observe(found.pred_classes, scores.shape[1])
+            calibration.observe(found.pred_classes[found.pred_boxes.nonempty()], scores.shape[1])
         return detections
 
     def _best(

@@ -32,6 +32,7 @@ FORMAT_DEFAULTS = {
     "openimages": ("boxes", "openimages"),
     "image_folder": ("tags", "none"),
     "semantic": ("semantic", "sem_seg"),
+    "instance_maps": ("masks", "coco"),
     "coco_panoptic": ("panoptic", "coco_panoptic_seg"),
     "coco_captions": ("captions", "none"),
     "coco_image_labels": ("tags", "none"),
@@ -66,7 +67,7 @@ class DatasetCard:
         options: settings of the format or the evaluator, such as ``{label_offset: 1}``.
         supervision: such as "boxes" or "masks"; see :mod:`mvseg.data.supervision`; empty: what the format usually has.
         vocabulary: name of a built-in table ("coco", "lvis_v1", "voc"), a file of names, a list of names, or
-            ``{name: ..., names: [...]}``, or the things or the stuff of a table, ``{table: cityscapes_19, kind: thing}``;
+            ``{name: ..., names: [...]}``, or the things or the stuff of a table, ``{table: ade20k_150, kind: thing}``;
             None: the categories of the annotation file, in the order of their ids.
         embeddings: file of text embeddings in the order of the vocabulary, or ``{file: ..., rows: ...}`` with the
             built-in table or file of names that the rows follow; or a list of these, all of one text encoder: every

@@ -54,7 +54,6 @@ _ROWS = (
     ("other_ids", "categories with another id than the vocabulary's: found by name"),
     ("moved_images", "images found in other folders than the file says"),
     ("absent_images", "images that the card calls missing from the release: left out"),
-    ("other_labels", "objects of labels that are no words: left out"),
 )
 
 

@@ -64,6 +64,24 @@ def read_semantic(record: Mapping[str, Any]) -> IntMap:
     return classes
 
 
+def read_index_map(record: Mapping[str, Any], file_name: str) -> IntMap:
+    """Read an index image as it is, such as a map of the instances of a record's image.
+
+    Args:
+        record: dataset record with ``height`` and ``width``.
+        file_name: the PNG.
+
+    Returns:
+        Pixel values, (H, W), int64.
+
+    Raises:
+        ImageReadError: if the file cannot be read.
+        LabelMapError: if it is no index image, or has another size than the record.
+    """
+    pixels = _open(record, file_name, _INDEX_MODES, "an index image (one number for each pixel)")
+    return pixels.astype(np.int64)
+
+
 def class_table(values: Mapping[str, Any], size: int) -> IntMap:
     """Make the table that turns pixel values into classes.
 

@@ -253,9 +253,10 @@ def _add_annotations(
     report: LoadReport,
 ) -> None:
     masks = has_masks(card.supervision)
-    for number, annotation in enumerate(annotations):
+    place, crowd = f"{card.where}: {path}: annotation ", 0
+    for number, annotation in enumerate(annotations):  # Objects365 has 25 million
         record = records.get(annotation["image_id"])
-        where = f"{card.where}: {path}: annotation {annotation.get('id', f'number {number}')}"
+        where = f"{place}{annotation.get('id', number)}"
         if record is None:
             if card.split is None:
                 complain(f"{where} belongs to image {annotation['image_id']!r}, which the file does not have")
@@ -268,8 +269,9 @@ def _add_annotations(
         if made is not None:
             made["category_id"] = index
             record["annotations"].append(made)
-            report.add("instances")
-            report.add("crowd", made["iscrowd"])
+            crowd += made["iscrowd"]
+    report.add("crowd", crowd)
+    report.add("instances", sum(len(record["annotations"]) for record in records.values()))
 
 
 def _make_annotation(

@@ -14,6 +14,7 @@ from ..checks import LoadReport, collecting, complain
 from ..label_maps import check_label_maps
 from .base import LoadedDataset, check_folder, check_images, count_images, new_record, read_split, register_format
 from .images import find_files, image_sizes, is_image
+from .label_lists import Label, label_words, read_labels
 
 SAMPLES = 8  # label maps that are read to see whether the card describes them; the others are checked when mapped
 
@@ -21,9 +22,10 @@ SAMPLES = 8  # label maps that are read to see whether the card describes them; 
 @register_format(
     "semantic",
     supervision=("semantic",),
+    files={"labels": "list of the labels, JSON as Mapillary Vistas has it: their words, where the card names none"},
     options={
         "label_offset": "pixel value of the first word of the vocabulary (0)",
-        "label_values": "pixel value of every word, where they do not follow each other",
+        "label_values": "pixel value of every word, where they do not follow each other; ids: the vocabulary's",
         "ignore_label": "pixel value, or list of them, that has no class; left out: 255 if no word has it",
         "image_suffix": "end of the images' names that the label maps do not have, such as _leftImg8bit",
         "label_suffix": "end of the label maps' names that the images do not have, such as _gtFine_labelIds",
@@ -34,7 +36,7 @@ def load_semantic(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDat
 
     Args:
         card: the dataset's card; ``annotations`` is the folder of the maps, with the same subfolders as the images.
-        vocabulary: the dataset's words; needed.
+        vocabulary: the dataset's words; None: the evaluated labels of ``files.labels``, of which one is needed.
 
     Returns:
         Records with ``sem_seg_file_name`` and ``sem_seg_values``, image ids 1..n in the order of the file names.
@@ -43,13 +45,17 @@ def load_semantic(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDat
         FileNotFoundError: if a folder or the image of a label map does not exist.
         ValueError: if there is no vocabulary, an option is wrong, or one of the maps looked at does not fit the card.
     """
+    listed = card.file("labels")
+    labels = read_labels(card, listed) if listed is not None else ()
+    if vocabulary is None and labels:
+        vocabulary = label_words(card, labels)
     if vocabulary is None:
         raise ValueError(f"{card.where}: label maps do not name their classes; say vocabulary: in the card")
-    values = label_values(card, len(vocabulary))
+    values = label_values(card, vocabulary, labels)
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     folder = check_folder(card, card.resolve(card.annotations), "folder of label maps")
     report = LoadReport(card.name)
-    pairs = _pairs(card, root, folder, report)
+    pairs = pair_images(card, root, folder, report)
     records = []
     sizes = image_sizes(card, [image for image, _ in pairs])
     report.add("label_maps", len(pairs))
@@ -66,12 +72,14 @@ def load_semantic(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDat
     return LoadedDataset(records, vocabulary, report)
 
 
-def label_values(card: DatasetCard, classes: int) -> dict[str, Any]:
+def label_values(card: DatasetCard, vocabulary: Vocabulary, labels: Sequence[Label] = ()) -> dict[str, Any]:
     """Read what the pixel values mean from the card's options.
 
     Args:
         card: the card.
-        classes: number of words.
+        vocabulary: the n words.
+        labels: the list of labels, if there is one: pixel values are then the words' ids, those of all other labels
+            have no class.
 
     Returns:
         ``sem_seg_values`` as :func:`mvseg.data.label_maps.read_semantic` takes it.
@@ -82,6 +90,11 @@ def label_values(card: DatasetCard, classes: int) -> dict[str, Any]:
     options: Mapping[str, Any] = card.options
     ignore = options.get("ignore_label")
     listed = options.get("label_values")
+    if listed == "ids" or (listed is None and labels):
+        listed = list(vocabulary.ids)
+    if ignore is None and labels:
+        ignore = sorted({label.value for label in labels} - set(listed))
+    classes = len(vocabulary)
     result: dict[str, Any] = {"classes": classes}
     if listed is not None:
         if "label_offset" in options:
@@ -129,8 +142,22 @@ def _numbers(card: DatasetCard, option: str, values: Any) -> list[int]:
     return list(values)
 
 
-def _pairs(card: DatasetCard, root: Path, folder: Path, report: LoadReport) -> list[tuple[Path, Path]]:
-    """Find the image of every label map."""
+def pair_images(card: DatasetCard, root: Path, folder: Path, report: LoadReport) -> list[tuple[Path, Path]]:
+    """Find the image of every label map.
+
+    Args:
+        card: the card, with ``image_suffix`` and ``label_suffix`` among its options.
+        root: the image folder.
+        folder: the folder of the maps.
+        report: counts the files that are left out.
+
+    Returns:
+        Image and label map, in the order of the maps' names.
+
+    Raises:
+        FileNotFoundError: if a map has no image, or there is none.
+        ValueError: if a map has two.
+    """
     image_end, label_end = (str(card.options.get(f"{what}_suffix", "")) for what in ("image", "label"))
     images: dict[str, str] = {}
     for name in find_files(root):

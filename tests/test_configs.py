@@ -60,7 +60,13 @@ def test_config_describes_a_model_that_can_be_built(path, tmp_path, monkeypatch,
     assert [entry.name for entry in mixture_from_config(cfg)] == list(cfg.DATASETS.TRAIN)
     assert all(get_card(name).evaluator for name in cfg.DATASETS.TEST)
     model = build_model(cfg)
-    columns = {"CenterNet2_R50_COCO": 80, "BoxSup_LVIS_R50": 1203, "COCO_LVIS_joint": 1283, "detic": 216}
+    columns = {
+        "CenterNet2_R50_COCO": 80,
+        "BoxSup_LVIS_R50": 1203,
+        "COCO_LVIS_joint": 1283,
+        "detic": 216,
+        "localization": 1,
+    }
     expected = columns[path.stem] if path.stem in columns else words_of_the_world(cfg.DATASETS.TRAIN)
     assert model.roi_heads.num_classes == expected
     assert model.roi_heads.mask_on == cfg.MODEL.MASK_ON

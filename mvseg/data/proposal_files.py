@@ -257,8 +257,8 @@ class ProposalFolder:
         if place is None:
             owner = self.manifest["dataset"]
             raise KeyError(
-                f"{self.where}the proposals in {self.folder} (of {owner!r}, {len(self)} images) lack image {image_id!r}: "
-                "make them again for this dataset, python -m mvseg.inference.proposals"
+                f"{self.where}the proposals in {self.folder} (of {owner!r}, {len(self)} images) lack image "
+                f"{image_id!r}: make them again for this dataset, python -m mvseg.inference.proposals"
             )
         number, position = place
         try:

@@ -31,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--detections", type=int, default=DETECTIONS, help=f"at most so many per image ({DETECTIONS})")
     add = parser.add_argument
     add("--tau", type=float, default=DEFAULTS.tau, help="AP by which a foreign column may be worse (0.2)")
+    add("--min-own", type=float, default=DEFAULTS.min_own, help="words whose own AP is not above it stay alone (0)")
     add("--max-cost", type=float, default=DEFAULTS.max_pair_cost, help="largest cost of a pair, in AP (0.05)")
     add("--max-set-cost", type=float, help="largest cost of three or more words (tau)")
     add("--best", type=int, default=DEFAULTS.best, help="cheapest sets kept for a word (1000)")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.predictions) if args.predictions else output / "predictions"
     settings = LearnSettings(
         tau=args.tau,
+        min_own=args.min_own,
         max_pair_cost=args.max_cost,
         max_set_cost=args.tau if args.max_set_cost is None else args.max_set_cost,
         best=args.best,

@@ -46,6 +46,7 @@ def collect_predictions(
     import mvseg  # noqa: F401  (first: it makes detectron2 importable)
     from mvseg.config import load_config
     from mvseg.inference.building import build
+    from mvseg.modeling.columns import training_label_space
     from mvseg.training.setup import prepare_datasets
 
     cfg = load_config(config_file, overrides)
@@ -54,23 +55,28 @@ def collect_predictions(
     if not (weights or cfg.MODEL.WEIGHTS):
         raise ValueError("a label space is learned from what a trained detector finds: name its --weights")
     prepare_datasets(cfg)
-    model = build(cfg, weights, None)
-    space = getattr(model, "label_space", None)
+    space = training_label_space(cfg)
     if space is None or space.n != sum(len(space.vocabularies[d]) for d in space.representatives):
         raise ValueError(
             f"{config_file}: the label space is learned from a detector in which every word has a column of its own: "
-            "set DATASETS.LABEL_SPACE concatenate, and MODEL.META_ARCHITECTURE MultiDatasetRCNN"
+            "set DATASETS.LABEL_SPACE concatenate"
         )
     names = vocabulary_names(space)
     vocabularies = tuple(_stored(names[d], space.vocabularies[d]) for d in space.representatives)
+    cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     header = Header(vocabularies, _sha256(cfg.MODEL.WEIGHTS), score, detections, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)
     sets = _test_sets(cfg.DATASETS.TEST, space, names)
     writer = PredictionWriter(folder, header, tuple(sets), {"config": config_file, "weights": str(cfg.MODEL.WEIGHTS)})
+    for name in writer.done:
+        print(f"{name}: its predictions are in {folder} already")
+    missing = {name: vocabulary for name, vocabulary in sets.items() if name not in writer.done}
+    if not missing:
+        return
+    model = build(cfg, None, None)
+    if getattr(model, "label_space", None) is None:
+        raise ValueError(f"{config_file}: only MODEL.META_ARCHITECTURE MultiDatasetRCNN answers with all label columns")
     writer.write_embeddings(_embeddings(space, names))
-    for name, vocabulary in sets.items():
-        if name in writer.done:
-            print(f"{name}: its predictions are in {folder} already")
-            continue
+    for name, vocabulary in missing.items():
         _run_set(cfg, model, name, vocabulary, writer)
 
 

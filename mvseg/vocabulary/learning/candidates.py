@@ -20,6 +20,7 @@ class LearnSettings:
 
     Args:
         tau: a column of another vocabulary may be worse than the class's own by less than this AP.
+        min_own: words whose own AP is not above it stay alone.
         max_pair_cost: largest cost of a pair.
         max_set_cost: largest cost of a set of three or more words.
         best: this many of the cheapest are kept for every word (pairs) or every smaller set (larger sets).
@@ -37,6 +38,7 @@ class LearnSettings:
     """
 
     tau: float = 0.2
+    min_own: float = 0.0
     max_pair_cost: float = 0.05
     max_set_cost: float = 0.2
     best: int = 1000
@@ -187,19 +189,22 @@ class MergeCosts:
         return self.known[key]
 
 
-def candidate_pairs(evidence: Sequence[Evidence], precisions: Precisions, tau: float) -> list[tuple[int, int]]:
+def candidate_pairs(
+    evidence: Sequence[Evidence], precisions: Precisions, tau: float, min_own: float = 0.0
+) -> list[tuple[int, int]]:
     """Find the pairs of words of which each column finds the objects of the other nearly as well as its own.
 
     Args:
         evidence: the vocabularies.
         precisions: their average precisions.
         tau: the AP by which the other column must be less than worse.
+        min_own: words whose own AP is not above it are in no pair.
 
     Returns:
         Pairs of label columns of different vocabularies.
     """
     starts, own = first_columns(evidence), precisions.own
-    least = np.maximum(own - tau, 0)  # nan, where there is no object, is above nothing
+    least = np.where(own > min_own, np.maximum(own - tau, 0), np.nan)  # nothing is above nan
     found = []
     for a, first in enumerate(precisions.cross):
         for b in range(a + 1, len(evidence)):

@@ -26,6 +26,7 @@ EVIDENCE_HEADER = (
     "AP_by_the_others",
     "words",
     "cosine",
+    "remark",
 )
 
 
@@ -108,6 +109,7 @@ def evidence_rows(space: LearnedSpace) -> list[list[str]]:
                     " ".join(f"{value:.4f}" for value in by_others),
                     " ".join(sorted({link.words for link in mine if link.words}, key=len)) or "different",
                     f"{min(cosines):.3f}" if cosines else "",
+                    "weak" if space.is_weak(candidate) else "",
                 ]
             )
     return rows
@@ -140,6 +142,12 @@ def summary(space: LearnedSpace) -> list[str]:
         lines.append(f"{len(missing)} words have no object in their test set and stay alone: {listed}")
     renamed = [c for c in merges if len({space.word(column).casefold() for column in c.members}) > 1]
     lines.append(f"{len(renamed)} merges join different words; {len(space.near_misses)} near misses")
+    weak = sum(map(space.is_weak, merges))
+    if weak:
+        lines.append(
+            f"{weak} merges rest on little: the own AP of one of their words is not above tau {space.settings.tau:g}, "
+            "so nearly any column would do (marked weak)"
+        )
     return lines
 
 
@@ -191,7 +199,7 @@ def _merge_row(space: LearnedSpace, label: Label) -> list[str]:
     crossed = ", ".join(f"{link.first_by_second:.3f} / {link.second_by_first:.3f}" for link in links)
     relations = {link.words or "different" for link in links}
     return [
-        display_name(space, label),
+        display_name(space, label) + (" (weak)" if space.is_weak(candidate) else ""),
         f"{candidate.cost:+.4f}",
         changes,
         crossed,

@@ -123,6 +123,17 @@ class LearnedSpace:
         """
         return tuple(np.flatnonzero(np.isnan(self.precisions.own)).tolist())
 
+    def is_weak(self, candidate: Candidate) -> bool:
+        """Say whether a merge rests on little: for a word of small AP nearly any column is good enough.
+
+        Args:
+            candidate: a set of words.
+
+        Returns:
+            True if the own AP of one of its words is not above tau.
+        """
+        return min(candidate.own) <= self.settings.tau
+
     def owner(self, column: int) -> Evidence:
         """Give the vocabulary of a column.
 
@@ -326,7 +337,7 @@ def learn_label_space(evidence: Sequence[Evidence], settings: LearnSettings | No
             )
     precisions = measure(evidence, settings)
     costs = MergeCosts(evidence, precisions, settings)
-    tried = [costs(pair) for pair in candidate_pairs(evidence, precisions, settings.tau)]
+    tried = [costs(pair) for pair in candidate_pairs(evidence, precisions, settings.tau, settings.min_own)]
     pairs, dear = keep_pairs(tried, costs, settings)
     sets, dear_sets = larger_sets(pairs, costs, settings)
     candidates = sorted([*pairs, *sets], key=lambda c: costs.rank(c.members))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -302,7 +303,7 @@ def _load(path: Path) -> dict[str, Any]:
             return dict(arrays)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}, which the manifest lists, does not exist") from error
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -64,7 +64,7 @@ def test_equals_a_loop_over_boxes(agnostic: bool, topk: int):
 
 
 def test_two_boxes_by_hand():
-    """IoU 1/3: the worse score 0.8 becomes 0.8 exp(-(1/9) / 0.5), and it is not taken away as a hard threshold would."""
+    """IoU 1/3: the worse score 0.8 becomes 0.8 exp(-(1/9) / 0.5), and is not taken away as by a hard threshold."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 5.0, 10.0, 15.0]])
     scores = torch.tensor([[0.9], [0.8]])
     given = {"score_threshold": 0.0, "nms_threshold": 0.3, "topk": 10}

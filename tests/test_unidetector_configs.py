@@ -53,9 +53,9 @@ def test_config_is_the_published_recipe(path):
     rates = (solver.BASE_LR, solver.BACKBONE_MULTIPLIER, [list(entry) for entry in solver.MULTIPLIERS])
     assert rates == ((0.002, 1.0, []) if coco else (0.02, 0.1, [["roi_heads.", 0.1]]))
     assert (solver.IMS_PER_BATCH, solver.CLIP_GRADIENTS.CLIP_VALUE) == (16, 35.0)
-    assert solver.MAX_ITER == (26628 if coco else 130500)
+    assert (26628 if coco else 130500) == solver.MAX_ITER
     assert (classifier.TEMPERATURE, classifier.BIAS, classifier.PROJECTION) == (100.0, None, False)
-    assert (classifier.LOSS, classifier.FED_LOSS_FREQ_POWER) == ("federated" if coco else "sigmoid", 0.0)
+    assert ("federated" if coco else "sigmoid", 0.0) == (classifier.LOSS, classifier.FED_LOSS_FREQ_POWER)
     assert (heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION, heads.NMS) == (512, 0.25, "gaussian")
     assert f"output/UniDetector/{path.stem}" == cfg.OUTPUT_DIR
     stored = [entry.proposals for entry in mixture_from_config(cfg)]
@@ -66,10 +66,10 @@ def test_config_is_the_published_recipe(path):
     assert list(cfg.DATASETS.PROPOSAL_FILES_TEST) == expected
     calibration = cfg.MODEL.CALIBRATION
     if "LVIS" in path.stem:
-        assert calibration.PRIOR == ("test" if path.stem.endswith("calibrated") else "none")
+        assert ("test" if path.stem.endswith("calibrated") else "none") == calibration.PRIOR
         assert (calibration.GAMMA, calibration.BETA, cfg.TEST.DETECTIONS_PER_IMAGE) == (0.6, 0.3, 300)
-        assert cfg.MODEL.WEIGHTS == f"{load_config(path.with_stem('C4_R50_OIDO365COCO')).OUTPUT_DIR}/model_final.pth"
-    assert calibration.ENABLED == ("LVIS" in path.stem)
+        assert f"{load_config(path.with_stem('C4_R50_OIDO365COCO')).OUTPUT_DIR}/model_final.pth" == cfg.MODEL.WEIGHTS
+    assert ("LVIS" in path.stem) == calibration.ENABLED
 
 
 @pytest.mark.parametrize("name", ["C4_R50_OIDO365COCO_LVIS_calibrated", "E2E_R50_OIDO365COCO"])

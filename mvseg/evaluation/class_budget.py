@@ -116,7 +116,7 @@ class ClassBudget:
             return
         self._parts.append(chosen)
         self._rows += len(chosen)
-        if self._rows > 2 * self._settled + _SLACK:
+        if self._rows > 1.5 * self._settled + _SLACK:
             self.settle()
 
     def settle(self) -> Kept:

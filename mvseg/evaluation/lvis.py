@@ -152,8 +152,7 @@ class PerClassLVISEvaluator(LVISEvaluator):
             else "",
         )
         # What nobody looked for in an image takes up its place in the budget, but is neither right nor wrong.
-        rows = [row for row, (i, c) in enumerate(zip(kept.images.tolist(), kept.classes.tolist()))
-                if c in self._verified[i]]  # fmt: skip
+        rows = np.flatnonzero(self._is_verified(kept.images, kept.classes)).tolist()
         results = [self._result(kept, row, classes, task) for row in rows]
         found = lvis_metrics(self._lvis_api, results, task, classes, max_detections=-1)
         return {name: found[plain] for name, plain in FIXED.items()}
@@ -162,6 +161,13 @@ class PerClassLVISEvaluator(LVISEvaluator):
         shape = {"segmentation": kept.masks[row]} if task == "segm" else {"bbox": kept.boxes[row].tolist()}
         category = classes[kept.classes[row]][0]
         return {"image_id": int(kept.images[row]), "category_id": category, "score": float(kept.scores[row]), **shape}
+
+    def _is_verified(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Whether people looked for the class in the image, for D detections."""
+        ids = np.array(sorted(self._verified))
+        known = [row * len(self._metadata.thing_classes) + c for row, i in enumerate(ids) for c in self._verified[i]]
+        keys = np.searchsorted(ids, images) * len(self._metadata.thing_classes) + classes
+        return np.isin(keys, known)
 
     def _classes(self) -> list[tuple[int, str]]:
         """Category id and name of every class, in the order of the class indices."""

@@ -20,6 +20,7 @@ import mvseg.modeling  # noqa: F401
 from mvseg.config import load_config
 from mvseg.data.catalog import register_dataset
 from mvseg.training import build_clipping, build_optimizer
+from mvseg.training.setup import keep_freed_memory
 from mvseg.vocabulary import Vocabulary
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/detector/BoxSup_LVIS_R50.yaml"
@@ -43,6 +44,8 @@ def build(args: argparse.Namespace, rows: np.ndarray) -> tuple[torch.nn.Module, 
         options += ["MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]"]
         cfg = load_config(CONFIG, options)
         model = build_model(cfg)
+    if args.device == "cpu":
+        keep_freed_memory()  # as before every training
     optimizer, clip = build_optimizer(cfg, model), build_clipping(cfg)
     assert clip is not None
     return model, optimizer, lambda: clip(model.parameters())

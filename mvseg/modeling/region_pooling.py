@@ -1,168 +1,248 @@
-"""RoIAlign whose gradient is a sparse matrix product on the CPU; values and CUDA stay torchvision's.
+"""Regions from a feature pyramid; on the CPU RoIAlign is a sparse matrix product over all levels at once.
 
-RoIAlign is linear in the features, and bilinear weights are a product of a vertical and a horizontal one. So its
-gradient is a sparse matrix (cells, region bins) times the gradients of the bins: several times as fast as torchvision's
-loop, which finds the weights anew for every channel and uses one thread.
+RoIAlign is linear in the features, and bilinear weights are a product of a vertical and a horizontal one. So pooling is
+a sparse matrix (region bins, cells of all levels) times the features, and its gradient the transposed matrix times the
+gradients of the bins. The matrix is found once for all channels and both directions, and a row of it costs one
+weighted sum of feature vectors: many times as fast as torchvision's loops. Elsewhere Detectron2's pooler does the work.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ROIAlign
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
-REGIONS_AT_ONCE = 512  # a region of 7 x 7 bins has about 1,000 matrix entries of 16 bytes, a huge one up to 20,000
-
-with warnings.catch_warnings():  # PyTorch says once that its sparse matrices may change
-    warnings.simplefilter("ignore")
-    torch.sparse_csc_tensor([0, 1], [0], [1.0], size=(1, 1))
+REGIONS_AT_ONCE = 128  # while the matrix is made; a region of 7 x 7 bins has about 300 entries, a huge one up to 20,000
 
 
-class SparseGradientROIAlign(nn.Module):
-    """RoIAlign as Detectron2's, with another way to the same gradient of features on the CPU."""
+@dataclass(frozen=True)
+class Sampling:
+    """What RoIAlign layers agree in.
 
-    def __init__(self, output_size: tuple[int, int], scale: float, sampling_ratio: int, aligned: bool) -> None:
-        """Build the layer.
+    Attributes:
+        output_size: bins of a region, (height, width).
+        ratio: samples of a bin along each side; 0: as many as it is cells long.
+        aligned: pixel centres lie at half coordinates.
+    """
+
+    output_size: tuple[int, int]
+    ratio: int = 0
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class PoolingMatrix:
+    """A sparse matrix (bins, cells), row by row.
+
+    Attributes:
+        starts: (bins + 1,) int32, where the entries of every row begin, and their number.
+        cells: (E,) int32 column of every entry: level by level, image by image, row by row.
+        weights: (E,) float.
+        size: number of bins and of cells.
+    """
+
+    starts: Tensor
+    cells: Tensor
+    weights: Tensor
+    size: tuple[int, int]
+
+    def times(self, features: Tensor) -> Tensor:
+        """Pool.
 
         Args:
-            output_size: bins of a region, (height, width).
-            scale: feature cells per pixel.
-            sampling_ratio: samples of a bin along each side; 0: as many as it is cells long.
-            aligned: pixel centres lie at half coordinates.
-        """
-        super().__init__()
-        self.output_size, self.spatial_scale = output_size, scale
-        self.sampling_ratio, self.aligned = sampling_ratio, aligned
-
-    def forward(self, features: Tensor, regions: Tensor) -> Tensor:
-        """Pool regions.
-
-        Args:
-            features: (B, C, H, W) float.
-            regions: (R, 5) float, image index and x0, y0, x1, y1, pixels.
+            features: (cells, C) float.
 
         Returns:
-            (R, C, height, width) float.
+            (bins, C) float.
         """
-        setting = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
-        regions = regions.to(features.dtype)
-        if features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64):
-            return _Pool.apply(features, regions.detach(), *setting)
-        return roi_align(features, regions, *setting)
+        return _weighted_sums(features, self.cells, self.starts, self.weights)
+
+    def transposed_times(self, gradient: Tensor) -> Tensor:
+        """Send the gradient of the bins back to the cells.
+
+        Args:
+            gradient: (bins, C) float.
+
+        Returns:
+            (cells, C) float.
+        """
+        order = self.cells.argsort(stable=True)
+        rows = torch.arange(self.size[0], dtype=torch.int32).repeat_interleave(self.starts.diff())
+        starts = _starts(self.cells.bincount(minlength=self.size[1]))
+        return _weighted_sums(gradient, rows[order], starts, self.weights[order])
 
 
-def use_sparse_gradient(pooler: nn.Module) -> nn.Module:
-    """Exchange the RoIAlign layers below a pooler, in place.
+class PyramidPooler(nn.Module):
+    """Detectron2's ``ROIPooler``, with another way to the same numbers on the CPU; it has no parameters."""
+
+    def __init__(self, pooler: ROIPooler) -> None:
+        """Build the pooler.
+
+        Args:
+            pooler: says how to pool; it does so itself on other devices, and where its layers are not ``ROIAlign``.
+        """
+        super().__init__()
+        self.pooler = pooler
+        self.sampling: Sampling | None = None
+        layers = list(pooler.level_poolers)
+        if all(type(layer) is ROIAlign for layer in layers):  # of one pooler, so they differ only in their scale
+            self.scales = [layer.spatial_scale for layer in layers]
+            self.sampling = Sampling(tuple(pooler.output_size), layers[0].sampling_ratio, layers[0].aligned)
+
+    def forward(self, levels: list[Tensor], boxes: list[Boxes], gradient_share: float = 1.0) -> Tensor:
+        """Pool the boxes of a batch.
+
+        Args:
+            levels: for every level (B, C, H, W) float.
+            boxes: for every image its boxes, pixels.
+            gradient_share: factor on the gradient that goes back to the features.
+
+        Returns:
+            (R, C, height, width) float, image by image.
+        """
+        first = levels[0]
+        if self.sampling is None or first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
+            pooled = self.pooler(levels, boxes)
+            return pooled if gradient_share == 1 else _ShareGradient.apply(pooled, gradient_share)
+        regions = convert_boxes_to_pooler_format(boxes).detach().to(first.dtype)
+        chosen = torch.zeros(len(regions), dtype=torch.long)
+        if len(levels) > 1:
+            rule = (self.pooler.canonical_box_size, self.pooler.canonical_level)
+            chosen = assign_boxes_to_levels(boxes, self.pooler.min_level, self.pooler.max_level, *rule)
+        matrix = pooling_matrix(regions, chosen, [level.shape for level in levels], self.scales, self.sampling)
+        return _Pool.apply(matrix, self.sampling.output_size, gradient_share, *levels)
+
+
+def use_fast_pooling(module: nn.Module) -> None:
+    """Exchange the poolers below a module, in place.
 
     Args:
-        pooler: such as Detectron2's ``ROIPooler``; layers of other kinds stay.
-
-    Returns:
-        The pooler.
+        module: such as region heads; what is not a ``ROIPooler`` stays.
     """
-    for name, child in pooler.named_children():
-        if type(child) is ROIAlign:
-            old: Any = child
-            size = (old.output_size, old.output_size) if isinstance(old.output_size, int) else tuple(old.output_size)
-            layer = SparseGradientROIAlign(size, old.spatial_scale, old.sampling_ratio, old.aligned)
-            setattr(pooler, name, layer)
-        else:
-            use_sparse_gradient(child)
-    return pooler
+    for name, child in module.named_children():
+        if type(child) is ROIPooler:
+            setattr(module, name, PyramidPooler(child))
+        elif not isinstance(child, PyramidPooler):
+            use_fast_pooling(child)
+
+
+class _ShareGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pooled: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return pooled.view_as(pooled)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient * ctx.share, None
 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, regions: Tensor, *setting: Any) -> Tensor:
-        ctx.save_for_backward(regions)
-        ctx.shape, ctx.setting = features.shape, setting
-        return roi_align(features, regions, *setting)
+    def forward(ctx: Any, matrix: PoolingMatrix, size: tuple[int, int], share: float, *levels: Tensor) -> Tensor:
+        ctx.matrix, ctx.share, ctx.shapes = matrix, share, [level.shape for level in levels]
+        cells = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels])
+        pooled = matrix.times(cells)
+        return pooled.view(-1, *size, cells.shape[1]).permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (regions,) = ctx.saved_tensors
-        _, scale, sampling_ratio, aligned = ctx.setting
-        with torch.autocast(gradient.device.type, enabled=False):  # sparse products know no bfloat16
-            result = pooling_gradient(gradient, regions, ctx.shape, scale, sampling_ratio, aligned)
-        return result, None, None, None, None, None
+        bins = gradient.mul(ctx.share).flatten(2).transpose(1, 2).reshape(-1, gradient.shape[1])
+        cells = ctx.matrix.transposed_times(bins).split([b * h * w for b, _, h, w in ctx.shapes])
+        maps = [part.view(b, h, w, c).permute(0, 3, 1, 2) for part, (b, c, h, w) in zip(cells, ctx.shapes)]
+        return None, None, None, *(part.contiguous() for part in maps)
 
 
-def pooling_gradient(
-    gradient: Tensor, regions: Tensor, shape: torch.Size, scale: float, sampling_ratio: int = 0, aligned: bool = True
-) -> Tensor:
-    """Send the gradient of pooled regions back to the features.
+def pooling_matrix(
+    regions: Tensor, levels: Tensor, shapes: Sequence[torch.Size], scales: Sequence[float], sampling: Sampling
+) -> PoolingMatrix:
+    """Find which cells the bins of regions read, and with which weights.
 
     Args:
-        gradient: (R, C, P, Q) float gradient of the pooled regions.
         regions: (R, 5) float, image index and x0, y0, x1, y1, pixels.
-        shape: shape (B, C, H, W) of the features.
-        scale: feature cells per pixel.
-        sampling_ratio: samples of a bin along each side; 0: as many as it is cells long.
-        aligned: pixel centres lie at half coordinates.
+        levels: (R,) int64, feature level of every region.
+        shapes: shape (B, C, H, W) of every level.
+        scales: cells per pixel of every level.
+        sampling: how to pool.
 
     Returns:
-        (B, C, H, W) float.
+        A matrix (R * height * width, cells of all levels).
 
-    Source: He et al. 2017, Mask R-CNN (arXiv 1703.06870), section 3: the transpose of the bilinear averages.
+    Source: He et al. 2017, Mask R-CNN (arXiv 1703.06870), section 3: bilinear averages.
     """
-    count, channels, height, width = shape
-    result = gradient.new_zeros(shape)
-    bins_y, bins_x = gradient.shape[2:]
-    groups = [(regions[:, 0] == image).nonzero()[:, 0].split(REGIONS_AT_ONCE) for image in range(count)]
-    for image, rows in ((image, rows) for image, group in enumerate(groups) for rows in group if len(rows)):
-        corners = regions[rows, 1:] * scale - (0.5 if aligned else 0.0)
-        sampling = (sampling_ratio, aligned)
-        weight_y, cell_y = _axis_weights(corners[:, 1], corners[:, 3], bins_y, height, *sampling)
-        weight_x, cell_x = _axis_weights(corners[:, 0], corners[:, 2], bins_x, width, *sampling)
-        weights = (weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]).reshape(-1)
-        cells = (cell_y[:, :, None, :, None] * width + cell_x[:, None, :, None, :]).reshape(-1)
-        bins = len(rows) * bins_y * bins_x
-        starts = torch.arange(0, len(cells) + 1, len(cells) // bins, dtype=torch.int32)
-        size = (height * width, bins)
-        matrix = torch.sparse_csc_tensor(starts, cells.int(), weights, size=size, check_invariants=False)
-        rows_first = gradient[rows].permute(0, 2, 3, 1).reshape(bins, channels)
-        result[image].add_((matrix @ rows_first).t().reshape(channels, height, width))
-    return result
+    areas = torch.tensor([[b * h * w, h * w, h, w] for b, _, h, w in shapes])
+    first = F.pad(areas[:, 0].cumsum(0), (1, 0))
+    heights, widths = areas[levels, 2], areas[levels, 3]
+    offsets = first[levels] + regions[:, 0].long() * areas[levels, 1]
+    corners = regions[:, 1:] * regions.new_tensor(scales)[levels, None] - (0.5 if sampling.aligned else 0.0)
+    counts, cells, weights = [], [], []
+    for some in (slice(start, start + REGIONS_AT_ONCE) for start in range(0, len(regions), REGIONS_AT_ONCE)):
+        low, high = corners[some, :2], corners[some, 2:]
+        weight_y, cell_y = _axis_weights(low[:, 1], high[:, 1], heights[some], sampling.output_size[0], sampling)
+        weight_x, cell_x = _axis_weights(low[:, 0], high[:, 0], widths[some], sampling.output_size[1], sampling)
+        cell_y = cell_y * widths[some, None, None] + offsets[some, None, None]
+        weight = (weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]).flatten(0, 2).flatten(1)
+        cell = (cell_y[:, :, None, :, None] + cell_x[:, None, :, None, :]).int().flatten(0, 2).flatten(1)
+        used = weight != 0
+        counts.append(used.sum(1))
+        cells.append(cell[used])
+        weights.append(weight[used])
+    size = (len(regions) * sampling.output_size[0] * sampling.output_size[1], int(first[-1]))
+    if not cells:
+        return PoolingMatrix(torch.zeros(1, dtype=torch.int32), first[:0].int(), regions[:0, 0], size)
+    return PoolingMatrix(_starts(torch.cat(counts)), torch.cat(cells), torch.cat(weights), size)
 
 
-def _axis_weights(
-    low: Tensor, high: Tensor, bins: int, size: int, sampling_ratio: int, aligned: bool
-) -> tuple[Tensor, Tensor]:
+def _axis_weights(low: Tensor, high: Tensor, size: Tensor, bins: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Weights of the cells that the samples of every bin read along one side.
 
     Args:
         low: (R,) float, where the regions begin, cells.
         high: (R,) float, where they end.
+        size: (R,) int64, cells of the feature map along this side.
         bins: bins of a region along this side.
-        size: cells of the feature map along this side.
-        sampling_ratio: samples of a bin; 0: as many as it is cells long.
-        aligned: regions may be shorter than one cell.
+        sampling: how to pool.
 
     Returns:
         (R, bins, K) float weights and (R, bins, K) int64 cells; weights beyond the needed cells are 0.
     """
-    extent = high - low if aligned else (high - low).clamp(min=1.0)
+    extent = high - low if sampling.aligned else (high - low).clamp(min=1.0)
     step = extent / bins
-    counts = torch.full_like(low, sampling_ratio) if sampling_ratio > 0 else step.ceil()
+    counts = torch.full_like(low, sampling.ratio) if sampling.ratio > 0 else step.ceil()
     sample = torch.arange(max(int(counts.max()), 1), dtype=low.dtype)
     share = (1 / counts.clamp(min=1))[:, None, None]
+    last = (size - 1)[:, None, None]
     bin_index = torch.arange(bins, dtype=low.dtype)[None, :, None]
     place = low[:, None, None] + step[:, None, None] * (bin_index + (sample + 0.5) * share)
-    used = (sample < counts[:, None, None]) & (place >= -1) & (place <= size)  # samples further outside read 0
-    place = place.clamp(0, size - 1)
+    used = (sample < counts[:, None, None]) & (place >= -1) & (place <= last + 1)  # samples further outside read 0
+    place = place.clamp(min=0).minimum(last.to(place.dtype))
     left = place.floor()
     part = (place - left).masked_fill(~used, 0)
     share = share * used
     left = left.long()
-    right = (left + 1).clamp(max=size - 1)
-    first = left.masked_fill(~used, size - 1).amin(-1, keepdim=True)
+    right = (left + 1).minimum(last)
+    first = torch.where(used, left, last).amin(-1, keepdim=True)
     width = int((right - first).masked_fill(~used, 0).max()) + 1
     weights = low.new_zeros((len(low), bins, width))
     weights.scatter_add_(2, (left - first).clamp(0, width - 1), share * (1 - part))
     weights.scatter_add_(2, (right - first).clamp(0, width - 1), share * part)
-    return weights, (first + torch.arange(width)).clamp(max=size - 1)
+    return weights, (first + torch.arange(width)).minimum(last)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return F.pad(counts.cumsum(0), (1, 0)).int()
+
+
+def _weighted_sums(vectors: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Sum ``weights * vectors[index]`` between starts: (len(starts) - 1, C)."""
+    if not len(index):
+        return vectors.new_zeros((len(starts) - 1, vectors.shape[1]))
+    return F.embedding_bag(index, vectors, starts[:-1], mode="sum", per_sample_weights=weights)

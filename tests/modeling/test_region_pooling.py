@@ -1,4 +1,4 @@
-"""The gradient of region pooling as a sparse product, against torchvision's."""
+"""Region pooling as a sparse product, against Detectron2's pooler with torchvision's RoIAlign."""
 
 from __future__ import annotations
 
@@ -6,77 +6,87 @@ import pytest
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
-from torch import Tensor
-from torchvision.ops import roi_align
+from torch import Tensor, nn
 
-from mvseg.modeling.region_pooling import SparseGradientROIAlign, use_sparse_gradient
+from mvseg.modeling.region_pooling import PyramidPooler, use_fast_pooling
 
 ODD = [
-    [0.0, 10, 10, 10, 10],  # empty
-    [1.0, 30, 30, 20, 25],  # turned around
-    [0.0, -90, -40, -70, 30],  # outside
-    [1.0, 0, 0, 96, 64],  # the whole image
-    [0.0, -300, -200, 400, 300],  # larger than it, many samples
-    [1.0, 95, 63, 200, 64.5],  # at the corner
-    [0.0, 3.25, 4.5, 3.5, 4.75],  # within one cell
+    [10, 10, 10, 10],  # empty
+    [30, 30, 20, 25],  # turned around
+    [-90, -40, -70, 30],  # outside
+    [0, 0, 96, 64],  # the whole image
+    [-300, -200, 400, 300],  # larger than it, many samples
+    [95, 63, 200, 64.5],  # at the corner
+    [3.25, 4.5, 3.5, 4.75],  # within one cell
 ]
 
 
-def regions(count: int, dtype: torch.dtype) -> Tensor:
+def some_boxes(count: int, dtype: torch.dtype) -> list[Boxes]:
+    """Boxes of three images, the odd ones in the first and none in the second."""
     draw = torch.Generator().manual_seed(0)
     corner = torch.rand(count, 2, generator=draw, dtype=dtype) * 110 - 20
-    side = torch.rand(count, 2, generator=draw, dtype=dtype) ** 2 * 90
-    image = torch.randint(2, (count, 1), generator=draw).to(dtype)
-    return torch.cat([torch.tensor(ODD, dtype=dtype), torch.cat([image, corner, corner + side], 1)])
+    boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=draw, dtype=dtype) ** 2 * 90], 1)
+    parts = (torch.cat([torch.tensor(ODD, dtype=dtype), boxes[::2]]), boxes[:0], boxes[1::2])
+    result = [Boxes(torch.zeros(0, 4)) for _ in parts]
+    for image, part in zip(result, parts):
+        image.tensor = part  # the constructor would make them float32
+    return result
+
+
+def maps(scales: tuple[float, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    torch.manual_seed(0)
+    sides = [(int(64 * scale), int(96 * scale)) for scale in scales]
+    return [torch.randn(3, 6, *side, dtype=dtype, requires_grad=True) for side in sides]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("ratio", "aligned"), [(0, True), (2, True), (0, False), (3, False)])
-@pytest.mark.parametrize("size", [(7, 7), (3, 5)])
+@pytest.mark.parametrize(("ratio", "kind"), [(0, "ROIAlignV2"), (2, "ROIAlignV2"), (0, "ROIAlign"), (3, "ROIAlign")])
+@pytest.mark.parametrize(("size", "scales"), [((7, 7), (0.25,)), ((3, 5), (0.5, 0.25, 0.125))])
 def test_values_and_gradients_are_torchvisions(
-    size: tuple[int, int], ratio: int, aligned: bool, dtype: torch.dtype
+    size: tuple[int, int], scales: tuple[float, ...], ratio: int, kind: str, dtype: torch.dtype
 ) -> None:
-    boxes = regions(40, dtype)
-    features = torch.randn(2, 6, 16, 24, dtype=dtype, requires_grad=True)
-    theirs = roi_align(features, boxes, size, 0.25, ratio, aligned)
-    ours = SparseGradientROIAlign(size, 0.25, ratio, aligned)(features, boxes)
-    assert torch.equal(ours, theirs)
-    upstream = torch.randn_like(ours)
-    (want,) = torch.autograd.grad(theirs, features, upstream)
-    (got,) = torch.autograd.grad(ours, features, upstream)
+    plain = ROIPooler(size, scales, ratio, kind, canonical_box_size=40, canonical_level=2)
+    boxes, levels = some_boxes(40, dtype), maps(scales, dtype)
+    theirs, ours = plain(levels, boxes), PyramidPooler(plain)(levels, boxes)
     tolerance = 1e-11 if dtype == torch.float64 else 1e-5
-    assert (got - want).abs().max() <= tolerance * want.abs().max()
-    alone = torch.randn(2, 6, 16, 24, dtype=dtype, requires_grad=True)
-    layer = SparseGradientROIAlign(size, 0.25, ratio, aligned)
-    assert torch.autograd.grad(layer(alone, boxes[:0]).sum(), alone)[0].abs().sum() == 0
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+    upstream = torch.randn_like(ours)
+    wanted = torch.autograd.grad(theirs, levels, upstream)
+    for want, got in zip(wanted, torch.autograd.grad(ours, levels, upstream), strict=True):
+        assert want.abs().max() > 0 and (got - want).abs().max() <= tolerance * want.abs().max()
 
 
 def test_regions_are_taken_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes, features = regions(20, torch.float64), torch.randn(2, 3, 16, 24, dtype=torch.float64, requires_grad=True)
-    layer = SparseGradientROIAlign((7, 7), 0.25, 0, True)
-    whole = torch.autograd.grad(layer(features, boxes).square().sum(), features)[0]
+    levels, pooler = maps((0.5, 0.25)), PyramidPooler(ROIPooler(7, (0.5, 0.25), 0, "ROIAlignV2"))
+    boxes = some_boxes(20, torch.float64)
+    whole = pooler(levels, boxes)
     monkeypatch.setattr("mvseg.modeling.region_pooling.REGIONS_AT_ONCE", 4)
-    grouped = torch.autograd.grad(layer(features, boxes).square().sum(), features)[0]
-    assert (whole - grouped).abs().max() <= 1e-12 * whole.abs().max()
+    assert (pooler(levels, boxes) - whole).abs().max() <= 1e-12
 
 
-def test_every_level_of_a_pooler_is_exchanged() -> None:
-    torch.manual_seed(0)
-    plain, exchanged = (ROIPooler(7, (1 / 8, 1 / 16, 1 / 32), 0, "ROIAlignV2") for _ in range(2))
-    assert use_sparse_gradient(exchanged) is exchanged
-    assert all(isinstance(layer, SparseGradientROIAlign) for layer in exchanged.level_poolers)
-    levels = [torch.randn(2, 4, side, side, requires_grad=True) for side in (64, 32, 16)]
-    corner = torch.rand(30, 2) * 300
-    boxes = [Boxes(torch.cat([corner, corner + torch.rand(30, 2) ** 2 * 500], 1)), Boxes(torch.rand(0, 4))]
-    one, two = plain(levels, boxes), exchanged(levels, boxes)
-    assert torch.equal(one, two)
-    upstream = torch.randn_like(one)
-    for want, got in zip(torch.autograd.grad(one, levels, upstream), torch.autograd.grad(two, levels, upstream)):
-        assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+def test_no_regions_give_nothing_and_a_gradient_of_zeros() -> None:
+    levels, pooler = maps((0.5, 0.25)), PyramidPooler(ROIPooler(7, (0.5, 0.25), 0, "ROIAlignV2"))
+    pooled = pooler(levels, [Boxes(torch.zeros(0, 4)) for _ in range(3)])
+    assert pooled.shape == (0, 6, 7, 7)
+    assert all(not gradient.any() for gradient in torch.autograd.grad(pooled.sum(), levels))
+    outside = pooler(levels, [Boxes(torch.tensor([[-90.0, -90, -70, -70]])) for _ in range(3)])
+    assert outside.shape == (3, 6, 7, 7) and not outside.any()
 
 
-def test_other_poolers_stay() -> None:
-    pooler = ROIPooler(7, (1 / 8, 1 / 16), 0, "ROIPool")
-    kinds = [type(layer) for layer in pooler.level_poolers]
-    use_sparse_gradient(pooler)
-    assert [type(layer) for layer in pooler.level_poolers] == kinds
+@pytest.mark.parametrize("kind", ["ROIAlignV2", "ROIPool"])  # the latter is left to Detectron2
+def test_the_gradient_can_be_shared(kind: str) -> None:
+    levels, pooler = maps((0.5, 0.25), torch.float32), PyramidPooler(ROIPooler(7, (0.5, 0.25), 0, kind))
+    boxes = some_boxes(20, torch.float32)
+    whole = torch.autograd.grad(pooler(levels, boxes).square().sum(), levels)
+    third = torch.autograd.grad(pooler(levels, boxes, 1 / 3).square().sum(), levels)
+    for one, other in zip(whole, third):
+        torch.testing.assert_close(one / 3, other)
+
+
+def test_every_pooler_below_a_module_is_exchanged_once() -> None:
+    module = nn.ModuleDict({"heads": nn.ModuleDict({"pooler": ROIPooler(7, (1 / 8, 1 / 16), 0, "ROIAlignV2")})})
+    names = list(module.state_dict())
+    use_fast_pooling(module)
+    use_fast_pooling(module)
+    assert type(module["heads"]["pooler"]) is PyramidPooler
+    assert type(module["heads"]["pooler"].pooler) is ROIPooler and list(module.state_dict()) == names

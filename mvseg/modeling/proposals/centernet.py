@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec, batched_nms
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
@@ -17,6 +17,7 @@ from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives.centernet import LocationLoss, heatmap_focal_loss, location_loss
 from mvseg.modeling.proposals.centernet_head import CenterNetHead
 from mvseg.modeling.proposals.centernet_targets import CenterNetTargets, Grid, centernet_targets, make_grid
+from mvseg.modeling.proposals.suppression import best_after_suppression
 
 LOSSES = ("loss_centernet_loc", "loss_centernet_agn_pos", "loss_centernet_agn_neg")
 MIN_SIDE = 0.01  # pixels; keeps boxes of zero distances from being empty
@@ -267,8 +268,7 @@ class CenterNet(nn.Module):
     def _select(self, boxes: Tensor, probability: Tensor, image_size: tuple[int, int], phase: int) -> Instances:
         passing = (probability > self.score_threshold) & boxes.isfinite().all(1)
         boxes, scores = boxes[passing], probability[passing].sqrt()
-        keep = batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.long), self.nms_threshold[phase])
-        keep = keep[: self.post_nms_topk[phase]]
+        keep = best_after_suppression(boxes, scores, self.nms_threshold[phase], self.post_nms_topk[phase])
         proposals = Instances(image_size)
         proposals.proposal_boxes = Boxes(boxes[keep])
         proposals.objectness_logits = torch.logit(scores[keep], eps=1e-7)

@@ -7,6 +7,7 @@ supervision, and test scores that combine all stages with the proposal score.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import CascadeROIHeads, build_box_head
-from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads
-from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
+from mvseg.modeling.roi_heads.mask import add_masks, mask_logits, mask_targets, with_masks
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -79,9 +79,8 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         }
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
-        pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes))
-        if self.training:  # every stage sends its gradient into the same pyramid
-            pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
+        share = 1.0 / self.num_cascade_stages  # every stage sends its gradient into the same pyramid
+        pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes), share)
         return self.box_head[stage](pooled)
 
     def _place_losses(
@@ -124,11 +123,18 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         if not self.mask_on:
             return {}
         regions = with_masks(proposals, self.num_classes)
-        pooled = self.mask_pooler([features[n] for n in self.mask_in_features], [p.proposal_boxes for p in regions])
-        logits = self.mask_head.layers(pooled)[:, 0]
+        maps = self._mask_maps(features, [p.proposal_boxes for p in regions])
+        logits = mask_logits(self.mask_head, maps)[:, 0]
         targets = mask_targets(regions, logits.shape[-1], logits.device)
         weights = context.rows(context.weights, [len(p) for p in regions])
         return {"loss_mask": self.mask_weight * mask_loss(logits, targets, weights=weights)}
+
+    def _mask_maps(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
+        return self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
+
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
+        """Masks of detections; Detectron2 calls it."""
+        return add_masks(self.mask_head, partial(self._mask_maps, features), instances) if self.mask_on else instances
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         hidden, regions = [], proposals

@@ -7,6 +7,7 @@ architecture of open-vocabulary detection on COCO with 48 base and 17 novel clas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads
-from mvseg.modeling.roi_heads.mask import mask_targets, with_masks
+from mvseg.modeling.roi_heads.mask import add_masks, mask_logits, mask_targets, with_masks
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -79,11 +80,23 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
             losses["loss_mask"] = self.mask_weight * self._mask_loss(maps, regions, context)
         return losses
 
+    def forward_with_given_boxes(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
+        """Add masks to detections.
+
+        Args:
+            features: (B, C, H, W) for every level.
+            instances: for every image ``pred_boxes`` and ``pred_classes``.
+
+        Returns:
+            The detections, with ``pred_masks`` (N, 1, M, M) if there is a mask head.
+        """
+        return add_masks(self.mask_head, partial(self._region_maps, features), instances) if self.mask_on else instances
+
     def _mask_loss(self, maps: Tensor, proposals: list[Instances], context: BatchContext) -> Tensor:
         for start, regions in zip(_starts(proposals), proposals, strict=True):
             regions.map_row = torch.arange(start, start + len(regions), device=maps.device)
         chosen = with_masks(proposals, self.num_classes)
-        logits = self.mask_head.layers(maps[torch.cat([regions.map_row for regions in chosen])])[:, 0]
+        logits = mask_logits(self.mask_head, maps[torch.cat([regions.map_row for regions in chosen])])[:, 0]
         for regions in proposals:
             regions.remove("map_row")
         targets = mask_targets(chosen, logits.shape[-1], logits.device)

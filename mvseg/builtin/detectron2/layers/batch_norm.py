@@ -35,7 +35,7 @@ class FrozenBatchNorm2d(nn.Module):
         scale = self.weight / (self.running_var + self.eps).sqrt()
         shift = self.bias - self.running_mean * scale
         scale, shift = (value.to(x.dtype).view(1, -1, 1, 1) for value in (scale, shift))
-        return x * scale + shift
+        return (x * scale).add_(shift)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         if (local_metadata.get("version") or 1) < 2:

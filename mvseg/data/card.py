@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -264,7 +265,7 @@ class DatasetCard:
 
     def _named_vocabulary(self, entry: str, key: str) -> Vocabulary:
         if entry in builtin_tables():
-            return Vocabulary.from_table(entry)
+            return _read_builtin_table(entry)
         return Vocabulary.from_file(self._named_file(entry, key))
 
     def _words_of_kind(self, table: str, kind: str) -> Vocabulary:
@@ -284,6 +285,12 @@ class DatasetCard:
             f"{self.where}: {key} {entry!r} is neither a built-in table ({', '.join(builtin_tables())}"
             f"{did_you_mean(entry, builtin_tables(), show_all=0)}) nor a file ({path} does not exist)"
         )
+
+
+@functools.cache
+def _read_builtin_table(name: str) -> Vocabulary:
+    """Read a table once for all cards that name it; importing mvseg.data registers some sixty."""
+    return Vocabulary.from_table(name)
 
 
 def missing_message(card: DatasetCard, what: str, path: Path) -> str:

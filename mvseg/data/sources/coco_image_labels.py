@@ -35,7 +35,7 @@ def load_coco_image_labels(card: DatasetCard, vocabulary: Vocabulary | None) -> 
     tree = read_coco_json(card, path, {"images": ("id",), "categories": ("id", "name")}, "a file of image labels")
     root = check_folder(card, card.resolve(card.image_root), "image folder")
     report = LoadReport(card.name)
-    vocabulary, classes = match_categories(card, {**tree, "annotations": []}, vocabulary, path)
+    vocabulary, classes = match_categories(card, {**tree, "annotations": []}, vocabulary, path, report)
     records = image_records(card, tree["images"], root, path, lambda image: str(image["file_name"]), report)
     for image in tree["images"]:
         record = records.get(image["id"])

@@ -65,7 +65,8 @@ def write_shard(folder: Path, number: int, images: Sequence[tuple[ImageId, Array
     Raises:
         ValueError: if the arrays of an image have different numbers of rows.
     """
-    starts, parts = [0], {name: [] for name in images[0][1]}  # type: dict[str, list[Array]]
+    starts = [0]
+    parts: dict[str, list[Array]] = {name: [] for name in images[0][1]}
     for image_id, arrays in images:
         rows = {len(values) for values in arrays.values()}
         if len(rows) != 1:

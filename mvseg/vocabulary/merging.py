@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import torch
 import yaml
 
 from .similarity import similar_pairs, unit_rows
+from .suggestions import did_you_mean
 from .vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 # unified word -> dataset or vocabulary -> its words
 WordMapping = Mapping[str, Mapping[str, str | Sequence[str]]]
@@ -32,7 +36,7 @@ def read_mapping(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file has another form, or a unified word twice.
+        ValueError: if the file has another form, or a unified word or a dataset twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,7 +44,7 @@ def read_mapping(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix in (".yaml", ".yml"):
         try:
-            tree = yaml.safe_load(text)
+            tree = yaml.load(text, Loader=_NoKeyTwice)
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
     elif path.suffix in (".csv", ".tsv"):
@@ -50,12 +54,26 @@ def read_mapping(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
     return _checked_tree(tree, str(path))
 
 
+class _NoKeyTwice(yaml.SafeLoader):
+    """Plain YAML that does not let a second key of the same name replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _tree_of_table(text: str, delimiter: str, path: Path) -> dict[str, dict[str, str]]:
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
     rows = [row for row in rows if not row[0].startswith("#")]
     if not rows or len(rows[0]) < 2:
         raise ValueError(f"{path}: expected a header row: unified, then a column for each dataset")
     header, tree = [cell.strip() for cell in rows[0]], {}
+    twice = [name for number, name in enumerate(header[1:], start=1) if name in header[1:number]]
+    if twice:
+        raise ValueError(f"{path}: the header has dataset {twice[0]!r} twice; several words of a cell stand between |")
     for number, row in enumerate(rows[1:], start=1):
         if len(row) != len(header):
             raise ValueError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}: {row}")
@@ -107,12 +125,17 @@ def mapped_groups(
     for dataset, vocabulary in vocabularies.items():
         for key in {dataset, vocabulary.name}:
             places.setdefault(key, []).append(dataset)
+    spoken_of = dict.fromkeys(key for words_of in tree.values() for key in words_of)
+    unused = [key for key in spoken_of if key not in places]
+    if unused:  # it may speak of more datasets than are in use, or a name is misspelled
+        hint = did_you_mean(unused[0], places)
+        logger.warning("%s: no dataset or vocabulary in use is named %s%s", where, ", ".join(unused), hint)
     taken: dict[tuple[str, int], str] = {}
     groups = []
     for unified, words_of in tree.items():
         members = []
         for key, words in words_of.items():
-            for dataset in places.get(key, ()):  # a mapping may speak of more datasets than are in use
+            for dataset in places.get(key, ()):
                 for word in words:
                     try:
                         member = (dataset, vocabularies[dataset].index(word))
@@ -124,8 +147,7 @@ def mapped_groups(
         if members or not exclusive:
             groups.append((unified, list(dict.fromkeys(members))))
     if not any(members for _, members in groups):
-        known = sorted({key for words_of in tree.values() for key in words_of})
-        raise ValueError(f"{where} speaks of {', '.join(known)}, none of {', '.join(vocabularies)}")
+        raise ValueError(f"{where} speaks of {', '.join(sorted(spoken_of))}, none of {', '.join(vocabularies)}")
     return groups
 
 

@@ -50,8 +50,8 @@ class Vocabulary:
         embeddings: text embeddings (n, D), float32, or None.
 
     Raises:
-        ValueError: if there are no words, a word is empty, two are equal, a word is its own parent, or a field has
-            another length than ``names``.
+        ValueError: if there are no words, a word is empty, two are equal, a word is its own parent, the parents go
+            round in a circle, or a field has another length than ``names``.
     """
 
     name: str
@@ -113,6 +113,32 @@ class Vocabulary:
         for word, parents in zip(self.names, self.parents, strict=True):
             if normalize(word) in map(normalize, parents):
                 raise ValueError(f"{where}: {word!r} is given as its own parent")
+        circle = self._circle()
+        if circle:
+            raise ValueError(f"{where}: the parents go round in a circle: {' -> '.join(circle)}; take one of them out")
+
+    def _circle(self) -> list[str]:
+        """Words each of which is a parent of the one before it, the first being the last; empty if there are none."""
+        if not (self.hypernyms or any(self.parents)):
+            return []
+        above = {normalize(word): [normalize(p) for p in parents] for word, parents in self.hypernyms.items()}
+        above |= {normalize(w): [normalize(p) for p in ps] for w, ps in zip(self.names, self.parents, strict=True)}
+        done: set[str] = set()
+        for start in above:
+            path: dict[str, None] = {start: None}
+            waiting = [iter(above[start])]
+            while waiting and start not in done:
+                parent = next(waiting[-1], None)
+                if parent is None:
+                    done.add(path.popitem()[0])
+                    waiting.pop()
+                elif parent in path:
+                    words = list(path)
+                    return [*words[words.index(parent) :], parent]
+                elif parent in above and parent not in done:
+                    path[parent] = None
+                    waiting.append(iter(above[parent]))
+        return []
 
     @cached_property
     def positions(self) -> Mapping[str, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from mvseg.vocabulary import LabelSpace, Vocabulary, read_mapping
+from mvseg.vocabulary import AnnotationScopes, ImageFacts, LabelSpace, Vocabulary, read_mapping
 from mvseg.vocabulary.similarity import similar_pairs, similarity_range, unit_rows
 
 
@@ -257,3 +258,72 @@ def test_words_above_each_other_are_no_ancestors():
     one = Vocabulary(name="one", names=("bug",), parents=(("insect",),))
     two = Vocabulary(name="two", names=("insect",), parents=(("bug",),))
     assert not LabelSpace.concatenate({"x": one, "y": two}).ancestors().any()
+
+
+# --- mistakes of people ---
+
+
+def test_what_is_there_twice_is_an_error(tmp_path):
+    for ending, text, complaint in (
+        (".yaml", "x: {a: cat}\nx: {a: dog}\n", r"not valid YAML: 'x' is there twice"),
+        (".yaml", "x: {a: cat, a: dog}\n", r"not valid YAML: 'a' is there twice"),
+        (".csv", "unified,a,a\nx,cat,dog\n", r"the header has dataset 'a' twice"),
+    ):
+        path = tmp_path / f"map{ending}"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=complaint):
+            read_mapping(path)
+
+
+def test_a_misspelled_dataset_is_said(caplog):
+    with caplog.at_level("WARNING"):
+        LabelSpace.merge_mapping({"streets": A, "b": B}, {"feline": {"street": "cat", "vb": "kitten"}})
+    assert "no dataset or vocabulary in use is named street; nearest: streets" in caplog.text
+
+
+def test_one_word_for_two_things_and_two_words_for_one():
+    """Of a set that tells two mice apart, the mapping says which of them a plain mouse is."""
+    plain = Vocabulary(name="plain", names=("mouse", "sofa"))
+    fine = Vocabulary(name="fine", names=("Mouse (animal)", "Computer mouse", "couch", "settee"))
+    words = {"computer mouse": {"plain": "mouse", "fine": "Computer mouse"}}
+    space = LabelSpace.merge_mapping({"p": plain, "f": fine}, words | {"sofa": {"p": "sofa", "f": "couch|settee"}})
+    assert space.columns("p").tolist() == [0, 1] and space.columns("f").tolist() == [2, 0, 1, 1]
+    with pytest.raises(ValueError, match=r"'mouse' of 'p' is in 'computer mouse' and in 'rodent'"):
+        LabelSpace.merge_mapping({"p": plain, "f": fine}, words | {"rodent": {"p": "mouse", "f": "Mouse (animal)"}})
+
+
+def test_parents_in_a_circle():
+    with pytest.raises(ValueError, match=r"vocabulary 'v': the parents go round in a circle: a -> b -> c -> a"):
+        Vocabulary(name="v", names=("x", "a", "b", "c"), parents=(("a",), ("b",), ("C",), ("A",)))
+    with pytest.raises(ValueError, match=r"in a circle: canine -> dog -> canine"):
+        Vocabulary(name="v", names=("dog", "cat"), parents=(("canine",), ()), hypernyms={"Canine": ("dog",)})
+    twice = Vocabulary(name="v", names=("a", "b", "c", "d"), parents=(("b", "c"), ("d",), ("d",), ()))  # no circle
+    assert twice.ancestors("a") == ("b", "c", "d")
+
+
+def test_forty_datasets_at_once():
+    """Label space, ancestors, aliases and a scope of 40 vocabularies of 100 words, in seconds."""
+    vocabularies = {
+        f"d{k}": Vocabulary(
+            name=f"v{k}",
+            names=tuple(f"word {(37 * k + i) % 1500}" for i in range(100)),
+            parents=tuple(
+                (f"word {((37 * k + i) % 1500) // 2}",) if (37 * k + i) % 1500 > 1 else () for i in range(100)
+            ),
+            embeddings=torch.randn(100, 16),
+        )
+        for k in range(40)
+    }
+    started = time.process_time()
+    space = LabelSpace.concatenate(vocabularies)
+    names = LabelSpace.merge_names(vocabularies)
+    mapping = LabelSpace.merge_mapping(
+        vocabularies, {f"u{i}": {"d0": f"word {i}", "v1": f"word {i}"} for i in range(37, 90)}
+    )
+    LabelSpace.merge_similar(vocabularies, 0.95)
+    assert (space.n, mapping.n) == (4000, 4000 - 53) and names.n < 1501
+    assert space.ancestors().any() and len(space.aliases()) > 1000
+    scopes = AnnotationScopes(space, "safe")
+    images = [ImageFacts(dataset=f"d{k}", classes=torch.tensor([k])) for k in range(40)]
+    assert scopes.of(images).mask.sum(1).tolist() == [100] * 40
+    assert time.process_time() - started < 20

@@ -322,3 +322,18 @@ def test_wrong_settings_and_evidence():
     far = Detections(np.zeros(1, int), np.array([2]), np.ones((1, 4)), np.ones(1))
     with pytest.raises(ValueError, match=r"evidence of 'b': detections of columns 2 to 2, but .* a, b have 2 words"):
         learn_label_space([one, Evidence("b", ("y",), far, other.objects, other.num_images)])
+
+
+def test_costs_are_those_of_the_original_notebook():
+    """Costs that the functions of UniDet_learn_labelspace_mAP (UniDet 94cd0e8, numba's compiler left out) gave here."""
+    words = {
+        "a": {"p": ["1", "2"], "q": "3", "r": "4"},
+        "b": {"p": "1", "q": "3", "s": "5"},
+        "c": {"p": ["1", "2"], "t": ["3", "6"], "r": "4"},
+    }
+    loose = LearnSettings(tau=0.6, max_pair_cost=0.6, max_set_cost=0.9)
+    space = learned(words, settings=loose, images=80, miss=0.25, false=3, seed=3)
+    assert {candidate.members: round(candidate.cost, 6) for candidate in space.candidates} == {
+        (0, 3): -0.161161, (0, 3, 6): -0.522223, (0, 6): -0.345195, (1, 4): -0.382157, (1, 4, 7): -0.268768,
+        (1, 7): -0.108302, (2, 8): -0.272692, (3, 6): -0.15103, (4, 7): -0.012333,
+    }  # fmt: skip

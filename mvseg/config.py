@@ -332,6 +332,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
         for key in ("TEST_MERGE", "TEST_WORDS"):
             cfg.MODEL.CLASSIFIER[key] = _find_cards(cfg.MODEL.CLASSIFIER[key], Path(config_file))
         cfg.MODEL.WEIGHTS = _find_cards(cfg.MODEL.WEIGHTS, Path(config_file))
+        if cfg.MODEL.CALIBRATION.PRIOR.endswith(".json"):
+            cfg.MODEL.CALIBRATION.PRIOR = _find_cards(cfg.MODEL.CALIBRATION.PRIOR, Path(config_file))
     return cfg
 
 

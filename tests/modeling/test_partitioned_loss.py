@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from mvseg.config import get_cfg
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives import FederatedObjective, RegionTargets, SigmoidObjective
-from mvseg.vocabulary import ImageFacts, LabelSpace, ScopeSettings, Vocabulary, build_scope
+from mvseg.vocabulary import ImageFacts, LabelSpace, Scope, ScopeSettings, Vocabulary, build_scope
 
 COUNTS = {"a": [4, 9, 0, 1, 100], "b": [2, 0, 7, 7]}
 
@@ -29,9 +30,14 @@ def facts(dataset: str, columns: list[int]) -> ImageFacts:
     return ImageFacts(dataset, torch.tensor(columns, dtype=torch.long))
 
 
-def mask_of(images: list[ImageFacts], draw: str, size: int = 3, power: float = 0.0) -> Tensor:
-    settings = ScopeSettings(federated_columns=size, federated_power=power, federated_draw=draw)
-    return build_scope("federated", space(), None, settings).mask(images)
+@functools.cache
+def scope(draw: str, size: int) -> Scope:
+    settings = ScopeSettings(federated_columns=size, federated_power=0.0, federated_draw=draw)
+    return build_scope("federated", space(), None, settings)
+
+
+def mask_of(images: list[ImageFacts], draw: str, size: int = 3) -> Tensor:
+    return scope(draw, size).mask(images)
 
 
 def test_every_image_draws_for_itself_among_its_own_classes_with_images():
@@ -79,8 +85,8 @@ def test_loss_equals_the_formula_image_by_image():
     n = label_space.n
     classes, images = torch.tensor([0, n, 3, n, n, 7, n]), torch.tensor([0, 0, 0, 1, 2, 2, 2])
     shown = [facts("a", [0, 3]), facts("a", []), facts("b", [7])]
-    scope = mask_of(shown, "image")
-    context = BatchContext(supervision=("boxes",) * 3, scope=scope)
+    mask = mask_of(shown, "image")
+    context = BatchContext(supervision=("boxes",) * 3, scope=mask)
     targets = RegionTargets.of(classes, images, context)
     objective = SigmoidObjective(n, average="images")
     columns = objective.columns(targets)
@@ -91,7 +97,7 @@ def test_loss_equals_the_formula_image_by_image():
     total = 0.0
     for image in range(3):
         regions = [r for r in range(len(classes)) if images[r] == image]
-        appeared = scope[image].nonzero()[:, 0].tolist()
+        appeared = mask[image].nonzero()[:, 0].tolist()
         for r in regions:
             for column in appeared:
                 z = float(logits[r, column])

@@ -1,4 +1,4 @@
-"""Files of UniDetector (Wang et al. 2023, arXiv 2303.11749): its second stage, on CLIP's ResNet, as mmdetection names it."""
+"""Files of UniDetector (Wang et al. 2023, arXiv 2303.11749): its second stage on CLIP, in mmdetection's names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mvseg.checkpoints.readers.registry import Part, Rule, Shapes, Unrecognised,
 HEAD = "roi_head.bbox_head."
 ROWS = f"{HEAD}zs_weights"
 # (blocks of each stage, channels of the stem) -> open_clip's name, as open_clip's own table of architectures has them
-ARCHITECTURES = {
+ARCHITECTURES: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 4, 6, 3), 64): "RN50",
     ((3, 4, 23, 3), 64): "RN101",
     ((4, 6, 10, 6), 80): "RN50x4",

@@ -256,8 +256,8 @@ def test_cards():
 def test_real_files_as_detectron2_evaluates_them(voc):
     """Literal numbers of Detectron2's PascalVOCDetectionEvaluator (main, 02b5c4e) on the same boxes.
 
-    Boxes are whole numbers and scores thousandths, since it rounds. For 2007 its recalls were arange(11) / 10: as it is,
-    0.3, 0.6 and 0.7 are larger than 3, 6 and 7 tenths by the last bit, which costs 0.45 of AP50 here.
+    Boxes are whole numbers and scores thousandths, since it rounds. For 2007 its recalls were arange(11) / 10: in the
+    original 0.3, 0.6 and 0.7 are larger than 3, 6 and 7 tenths by the last bit, which costs 0.45 of AP50 here.
     """
     expected = {
         2007: {"AP": 65.06443001549225, "AP50": 82.61339255963287, "AP75": 82.59746816263089},

@@ -43,7 +43,7 @@ def write(root, objects, pictures=None):
     root.mkdir()
     (root / "objects.json").write_text(objects if isinstance(objects, str) else json.dumps(objects))
     (root / "image_data.json").write_text(json.dumps(images() if pictures is None else pictures))
-    (root / "object_alias.txt").write_text("tv,telly\ncup,mug\nglass,mug\n")
+    (root / "object_alias.txt").write_text("television,telly\ncup,mug\nglass,mug\n")
     return str(root)
 
 
@@ -77,7 +77,7 @@ def test_prepared_and_read(tmp_path, monkeypatch, capsys):
     data.register_builtin_cards()
     words = data.get_vocabulary("visual_genome_val")
     val = DatasetCatalog.get("visual_genome_val")
-    assert [words.names[a["category_id"]] for r in val for a in r["annotations"]] == ["tv"]
+    assert [words.names[a["category_id"]] for r in val for a in r["annotations"]] == ["television"]
     train = DatasetCatalog.get("visual_genome_train")
     assert [r["file_name"][-15:] for r in train] == ["VG_100K_2/3.jpg", "me/VG_100K/4.jpg"[-15:]]
     assert "man" in [words.names[a["category_id"]] for r in train for a in r["annotations"]]

@@ -35,6 +35,7 @@ setup(
         "lvis>=0.5.3",
         "opencv-python>=4.10",
         "numpy>=2.0",
+        "scipy>=1.11",  # the integer program of `python -m mvseg.vocabulary learn`
         "pillow>=11",
         "matplotlib>=3.9",
         "tensorboard>=2.18",

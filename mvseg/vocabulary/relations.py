@@ -152,6 +152,7 @@ def find_ancestors(space: LabelSpace) -> Tensor:
     if not any(words.parents.values()):
         return table
     above: dict[str, set[str]] = {}
+    broader: list[set[int]] = []
     for column in range(space.n):
         spellings = words.names[column] | words.synonyms[column]
         found = {
@@ -161,10 +162,12 @@ def find_ancestors(space: LabelSpace) -> Tensor:
             for target in words.columns_of(number, spelling)
         }
         same = {t for number in range(len(words.by_name)) for s in spellings for t in words.columns_of(number, s)}
-        found -= same | {column}
-        if found:
-            table[column, sorted(found)] = True
-    return table & ~table.t()
+        broader.append(found - same - {column})
+    for column, found in enumerate(broader):
+        only = sorted(target for target in found if column not in broader[target])
+        if only:
+            table[column, only] = True
+    return table
 
 
 def _climb(spellings: Iterable[str], words: _Words, above: dict[str, set[str]]) -> set[str]:

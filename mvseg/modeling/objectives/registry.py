@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -163,13 +163,11 @@ class RegionTargets:
         return torch.where((first >= 0) & (self.classes < n), first + self.classes, last)
 
     def _rule(self, table: Tensor | None, columns: Tensor | None) -> Tensor | None:
-        """Entries (R, k) of a table, by whichever way round makes the smaller table first."""
+        """Entries (R, k) of a table."""
         if table is None or self.rules is None:
             return None
         rows = self._rule_rows(self.rules)
-        if columns is None:
-            return table[rows]
-        return table[rows][:, columns] if len(rows) < len(table) else table[:, columns][rows]
+        return table[rows] if columns is None else table[rows[:, None], columns]
 
     def region_weights(self) -> Tensor | None:
         """Repeat the weights of the images for their regions.
@@ -192,6 +190,8 @@ class RegionObjective(nn.Module):
     multi_label = False  # it learns the further positive columns of a region (RegionTargets.positives_of)
     grouped = False  # it learns from columns that are one answer (RegionTargets.groups_of)
     draws_columns = False  # it draws the negative columns itself, by the image counts of the classes
+    counts_images = False  # it needs the image counts of the classes, from the vocabulary or the training records
+    one_background = False  # it decides for all columns at once whether a region shows an object
     # Name to two losses, of all stages: how large the first is beside the second is worth watching in TensorBoard.
     watched_ratios: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
@@ -219,6 +219,29 @@ class RegionObjective(nn.Module):
         Source: our own derivation.
         """
         return cls(num_classes)
+
+    @classmethod
+    def further_columns(cls, cfg: Any) -> int:
+        """Say how many columns of logits the loss needs behind those of the labels.
+
+        Args:
+            cfg: the config tree.
+
+        Returns:
+            0, or 1 for the background, or more: the background is the first of them.
+
+        Source: our own derivation.
+        """
+        return int(cls.needs_background)
+
+    def set_test_columns(self, columns: Tensor | Sequence[Tensor] | None) -> None:
+        """Hear which label columns the logits of the evaluation mode belong to, where the classifier is a closed set.
+
+        Args:
+            columns: (m,) int64 label columns, or those (k,) of each of m words; None: all n.
+
+        Source: our own derivation.
+        """
 
     def columns(self, targets: RegionTargets) -> Tensor | None:
         """Choose the label columns whose logits the loss needs; called once per cascade stage.

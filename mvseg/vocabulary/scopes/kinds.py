@@ -83,15 +83,16 @@ def _safe(space: LabelSpace, datasets: Sequence[str], settings: ScopeSettings) -
     """
     units = unit_rows(space.require_embeddings(f"{KEY} safe"))
     member = space.membership().float()
+    ancestors = space.ancestors()
     negative = torch.empty(space.n, space.n, dtype=torch.bool)
     for first, cosines in cosine_blocks(units):
         rows = slice(first, first + len(cosines))
         # Words that one vocabulary tells apart are no business of this table: the mask knows what of them was checked.
-        negative[rows] = (cosines < settings.safe_threshold) & (member[:, rows].t() @ member == 0)
+        apart = member[:, rows].t() @ member == 0
+        negative[rows] = (cosines < settings.safe_threshold) & apart & ~(ancestors[rows] | ancestors[:, rows].t())
     for alias in find_aliases(space):
         negative[alias.first, alias.second] = negative[alias.second, alias.first] = False
-    ancestors = space.ancestors()
-    return Scope(_own_mask(space), negative=negative.logical_and_(~ancestors).logical_and_(~ancestors.t()))
+    return Scope(_own_mask(space), negative=negative)
 
 
 @register_scope("federated")

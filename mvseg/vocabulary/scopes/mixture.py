@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -93,7 +93,10 @@ class AnnotationScopes:
         return f"{name} of {next(alike)}"
 
     def _stack_rules(self) -> ClassRules | None:
-        """One table of each kind for all scopes, n rows for each scope that has rules and one row for no rule."""
+        """One table of each kind for all scopes, n rows for each scope that has rules and one row for no rule.
+
+        The scopes give their own tables away: one of 22,000 words has half a gigabyte.
+        """
         n, kinds = self.space.n, ("positive", "negative", "ignored")
         ruled = [name for name, s in self._scopes.items() if any(getattr(s, kind) is not None for kind in kinds)]
         if not ruled:
@@ -101,12 +104,13 @@ class AnnotationScopes:
         self._first_rule = {name: number * n for number, name in enumerate(ruled)}
         tables: dict[str, Tensor] = {}
         for kind in kinds:
-            parts = {name: getattr(self._scopes[name], kind) for name in ruled}
-            if any(part is not None for part in parts.values()):
-                tables[kind] = torch.zeros(len(ruled) * n + 1, n, dtype=torch.bool)
-                for name, part in parts.items():
-                    if part is not None:
-                        tables[kind][self._first_rule[name] :][:n] = part
+            if all(getattr(self._scopes[name], kind) is None for name in ruled):
+                continue
+            tables[kind] = torch.zeros(len(ruled) * n + 1, n, dtype=torch.bool)
+            for name in ruled:
+                if getattr(self._scopes[name], kind) is not None:
+                    tables[kind][self._first_rule[name] :][:n] = getattr(self._scopes[name], kind)
+                    self._scopes[name] = replace(self._scopes[name], **{kind: None})
         return ClassRules(**tables)
 
     def of(self, images: Sequence[ImageFacts]) -> BatchScope:

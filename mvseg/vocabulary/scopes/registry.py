@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -143,8 +144,10 @@ def build_scope(
     if len(parts) == 1:
         return parts[0]
 
+    masks = [part.mask for part in parts]  # the tables of the parts shall not live on with the mask
+
     def mask(images: Sequence[ImageFacts]) -> Tensor:
-        return torch.stack([part.mask(images) for part in parts]).all(0)
+        return torch.stack([of(images) for of in masks]).all(0)
 
     groups = [part.groups for part in parts if part.groups is not None]
     return Scope(
@@ -158,4 +161,4 @@ def build_scope(
 
 def _united(tables: Sequence[Tensor | None]) -> Tensor | None:
     known = [table for table in tables if table is not None]
-    return torch.stack(known).any(0) if known else None
+    return functools.reduce(torch.logical_or, known) if known else None

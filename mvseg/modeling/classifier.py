@@ -262,7 +262,8 @@ class LinearClassifier(nn.Linear):
 
         Source: an affine map; the mean of several is the map of the mean rows.
         """
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if not self.training and self.test_columns is not None:
             if self.test_words is None:
                 columns = self.test_columns if columns is None else self.test_columns[columns]

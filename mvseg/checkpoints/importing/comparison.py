@@ -109,12 +109,12 @@ def compare(
         found[target] = value.to(own.dtype) if factor == 1.0 else (value.double() * factor).to(own.dtype)
     for join in translation.joins:
         value = joined_rows([file.weights[source] for source in join.sources])
-        own = expected.get(join.target)
-        if own is None or value.shape != own.shape:
-            model = "the model has no such entry" if own is None else f"the model's is {tuple(own.shape)}"
+        there = expected.get(join.target)
+        if there is None or value.shape != there.shape:
+            model = "the model has no such entry" if there is None else f"the model's is {tuple(there.shape)}"
             wrong.append(f"{', '.join(join.sources)}, joined {join.target} {tuple(value.shape)}, {model}")
         else:
-            found[join.target] = value.to(own.dtype)
+            found[join.target] = value.to(there.dtype)
     missing = [name for name in expected if name not in found and not COMPUTED.fullmatch(name)]
     complaints = {
         f"{len(wrong)} have another shape or order": wrong,

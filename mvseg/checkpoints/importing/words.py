@@ -82,7 +82,8 @@ def find_vocabularies(
     Raises:
         ValueError: if the words do not fit the classifiers of the file, or nobody says what they are.
     """
-    heads, notes = translation.heads, ()
+    heads = translation.heads
+    notes: tuple[str, ...] = ()
     names = list(asked)
     if not names:
         names = [table if (table := HEAD_TABLES.get(count, "")) in builtin_tables() else "" for count in heads]

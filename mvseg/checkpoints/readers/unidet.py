@@ -1,4 +1,4 @@
-"""Files of UniDet (Zhou et al. 2022, arXiv 2102.13086): a cascade with a classifier for each dataset, or one for all."""
+"""Files of UniDet (Zhou et al. 2022, arXiv 2102.13086): a cascade with one classifier, or one for each dataset."""
 
 from __future__ import annotations
 

@@ -58,26 +58,40 @@ def load_open_clip(architecture: str, pretrained: str | Path, device: torch.devi
     return model.eval().requires_grad_(False), architecture
 
 
-class OpenClipTextEncoder:
-    """The text side of a CLIP model of the package open_clip.
+class _OpenClipSide:
+    """What both sides have: a model of open_clip, where it runs, and how many inputs it takes at a time.
 
     Args:
         architecture: as for :func:`load_open_clip`.
         pretrained: as for :func:`load_open_clip`.
         device: device to run on.
-        batch_size: sentences at a time.
+        batch_size: sentences or images at a time; None: what suits the side.
     """
 
+    usual_batch_size: int
+
     def __init__(
-        self, architecture: str, pretrained: str | Path, device: torch.device | str = "cpu", batch_size: int = 256
+        self,
+        architecture: str,
+        pretrained: str | Path,
+        device: torch.device | str = "cpu",
+        batch_size: int | None = None,
     ) -> None:
-        self._model, architecture = load_open_clip(architecture, pretrained, device)
+        self._model, self._architecture = load_open_clip(architecture, pretrained, device)
+        self._device = device
+        self._batch_size = batch_size or self.usual_batch_size
+
+
+class OpenClipTextEncoder(_OpenClipSide):
+    """The text side of a CLIP model of the package open_clip."""
+
+    usual_batch_size = 256
+
+    @cached_property
+    def _tokenize(self) -> Any:
         import open_clip
 
-        self._tokenize = open_clip.get_tokenizer(architecture)
-        self._architecture = architecture
-        self._device = device
-        self._batch_size = batch_size
+        return open_clip.get_tokenizer(self._architecture)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,26 +133,20 @@ class OpenClipTextEncoder:
         )
 
 
-class OpenClipImageEncoder:
-    """The image side of a CLIP model of the package open_clip, with that model's own preprocessing.
+class OpenClipImageEncoder(_OpenClipSide):
+    """The image side of a CLIP model of the package open_clip, with that model's own preprocessing."""
 
-    Args:
-        architecture: as for :func:`load_open_clip`.
-        pretrained: as for :func:`load_open_clip`.
-        device: device to run on.
-        batch_size: images at a time.
-    """
+    usual_batch_size = 64
 
-    def __init__(
-        self, architecture: str, pretrained: str | Path, device: torch.device | str = "cpu", batch_size: int = 64
-    ) -> None:
-        self._model, _ = load_open_clip(architecture, pretrained, device)
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return dict(self._model.visual.preprocess_cfg)
+
+    @cached_property
+    def _preprocess(self) -> Any:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        self._settings = dict(self._model.visual.preprocess_cfg)
-        self._preprocess = image_transform_v2(PreprocessCfg(**self._settings), is_train=False)
-        self._device = device
-        self._batch_size = batch_size
+        return image_transform_v2(PreprocessCfg(**self._settings), is_train=False)
 
     @cached_property
     def fingerprint(self) -> str:

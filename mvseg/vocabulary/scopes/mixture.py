@@ -110,7 +110,7 @@ class AnnotationScopes:
             for name in ruled:
                 if getattr(self._scopes[name], kind) is not None:
                     tables[kind][self._first_rule[name] :][:n] = getattr(self._scopes[name], kind)
-                    self._scopes[name] = replace(self._scopes[name], **{kind: None})
+                    self._scopes[name] = replace(self._scopes[name], **{kind: None})  # type: ignore[arg-type]
         return ClassRules(**tables)
 
     def of(self, images: Sequence[ImageFacts]) -> BatchScope:

@@ -12,6 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 
+from mvseg.modeling.backbones.adapters import add_adapters
 from mvseg.modeling.backbones.resnet_fpn import build_p67_fpn
 from mvseg.modeling.norms import num_groups
 
@@ -181,7 +182,8 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
     """Build a timm model with a feature pyramid, with two further levels above it if a part reads one of them.
 
     Args:
-        cfg: the config tree; reads ``MODEL.TIMM``, ``MODEL.FPN``, and which levels the parts read (IN_FEATURES).
+        cfg: the config tree; reads ``MODEL.TIMM``, ``MODEL.ADAPTERS``, ``MODEL.FPN``, and which levels the parts read
+            (IN_FEATURES).
         input_shape: channels of the image.
 
     Returns:
@@ -196,6 +198,16 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
         freeze_at=node.FREEZE_AT,
         in_channels=input_shape.channels,
         drop_path=node.DROP_PATH,
+    )
+    adapters = cfg.MODEL.ADAPTERS
+    add_adapters(
+        bottom_up.base,
+        adapters.NAME,
+        adapters.NUM,
+        reduction=adapters.REDUCTION,
+        stages=adapters.STAGES,
+        every=adapters.EVERY,
+        initial_gate=adapters.INITIAL_GATE,
     )
     levels = [f"p{shape.stride.bit_length() - 1}" for shape in bottom_up.output_shape().values()]
     generator = cfg.MODEL.PROPOSAL_GENERATOR.NAME

@@ -25,7 +25,8 @@ def coco_tree(records: Sequence[Mapping[str, Any]], vocabulary: Vocabulary, imag
         ``images``, ``annotations`` (numbered from 1) and ``categories``; masks as they are, run lengths as text.
     """
     categories = [{"id": id_, "name": name} for id_, name in zip(vocabulary.ids, vocabulary.names, strict=True)]
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for record in records:
         name = os.path.relpath(record["file_name"], image_root).replace(os.sep, "/")
         images.append({"id": record["image_id"], "file_name": name, **{k: record[k] for k in ("height", "width")}})

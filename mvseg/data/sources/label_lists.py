@@ -62,7 +62,7 @@ def read_labels(card: DatasetCard, path: Path) -> list[Label]:
                 f"{entry!r:.120}"
             )
         key = str(entry["name"])
-        labels.append(Label(value, key, str(entry.get("readable") or key), *flags))
+        labels.append(Label(value, key, str(entry.get("readable") or key), bool(flags[0]), bool(flags[1])))
     if len({label.key for label in labels}) < len(labels):
         complain(f"{card.where}: {path}: a name occurs twice", "duplicate_id")
     words = unique_names({label.key: label.word for label in labels})

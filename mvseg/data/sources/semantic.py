@@ -93,7 +93,7 @@ def label_values(card: DatasetCard, vocabulary: Vocabulary, labels: Sequence[Lab
     if listed == "ids" or (listed is None and labels):
         listed = list(vocabulary.ids)
     if ignore is None and labels:
-        ignore = sorted({label.value for label in labels} - set(listed))
+        ignore = sorted({label.value for label in labels} - set(vocabulary.ids if listed is None else listed))
     classes = len(vocabulary)
     result: dict[str, Any] = {"classes": classes}
     if listed is not None:

@@ -25,7 +25,9 @@ def add_mvseg_config(cfg: CN) -> None:
     _add_localization_config(cfg)
     _add_classifier_config(cfg)
     _add_scaledet_config(cfg)
+    _add_long_tail_config(cfg)
     _add_clip_config(cfg)
+    _add_dataset_config(cfg)
     _add_calibration_config(cfg)
     _add_image_label_config(cfg)
     _add_caption_config(cfg)
@@ -157,8 +159,9 @@ def _add_classifier_config(cfg: CN) -> None:
     # tokens), or drawn from N(0, 0.02) where there are none. What is behind {} stays behind the word.
     node.CONTEXT_PROMPT = ""  # (yacs reads a lone "{}" back as a dict)
     node.BIAS = None  # None: no bias; a number: one learnable scalar with this initial value
-    # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns), "softmax" or
-    # "scaledet" (MODEL.SCALEDET).
+    # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns), "softmax", "scaledet"
+    # (MODEL.SCALEDET), or one for long tails (MODEL.LONG_TAIL): "focal", "eql", "eqlv2", "seesaw",
+    # "balanced_group_softmax".
     node.LOSS = "sigmoid"
     node.FED_LOSS_NUM_CLASSES = 50  # of the loss "federated", and for each dataset of the scope "federated"
     node.FED_LOSS_FREQ_POWER = 0.5  # exponent of the image count in the draw of negative classes; 0.0: all alike
@@ -207,6 +210,37 @@ def _add_scaledet_config(cfg: CN) -> None:
     node.SOFT_COLUMNS = "scope"  # columns of the soft loss: scope (those of the hard loss), or all
 
 
+def _add_long_tail_config(cfg: CN) -> None:
+    # Losses for classes of very different frequency (projects/LongTail), picked by MODEL.CLASSIFIER.LOSS.
+    node = cfg.MODEL.LONG_TAIL = CN()
+    # "focal" (Lin et al. 2017, arXiv 1708.02002): weight of positives, negatives have 1 - it (negative: both 1); focus;
+    # and what the sum is divided by: "objects" (regions that show one, at least 1; the paper's) or "regions".
+    node.FOCAL_ALPHA = 0.25
+    node.FOCAL_GAMMA = 2.0
+    node.FOCAL_NORMALIZER = "objects"
+    # "eql" (Tan et al., CVPR 2020): objects of other classes are no negatives for classes with fewer
+    # training images than this. The released code: 0.00177 of all images, for LVIS v1 177 of 100,170.
+    node.EQL_IMAGES = 177
+    # "eqlv2" (Tan et al. 2021, arXiv 2012.08548), with g the positive over the negative gradients of a class so far:
+    # weight f(g) = sigmoid(GAMMA (g - MU)) of negatives, 1 + ALPHA (1 - f(g)) of positives.
+    node.EQLV2_GAMMA = 12.0
+    node.EQLV2_MU = 0.8
+    node.EQLV2_ALPHA = 4.0
+    # "eqlv2" and "seesaw", as in their released code: whether a region shows an object is a decision of its own, which
+    # test scores are multiplied by; needs MODEL.CLASSIFIER.NAME linear. False: without one (eqlv2), or with the
+    # background among the classes of the softmax (seesaw).
+    node.OBJECTNESS = True
+    # "seesaw" (Wang et al. 2021, arXiv 2008.10032): exponents of the mitigation by the frequencies of two classes and
+    # of the compensation of misclassified regions (0.0: off); least probability of the true class in the latter.
+    node.SEESAW_P = 0.8
+    node.SEESAW_Q = 2.0
+    node.SEESAW_EPS = 0.01
+    # "balanced_group_softmax" (Li et al., CVPR 2020): image counts at which a new group of classes begins;
+    # and so many times the regions of a group's classes learn that they show none of them.
+    node.BAGS_EDGES = [10, 100, 1000]
+    node.BAGS_RATIO = 8.0
+
+
 def _add_clip_config(cfg: CN) -> None:
     # The image side of a CLIP model with a ResNet: MODEL.BACKBONE.NAME build_clip_resnet_backbone up to stride 16, its
     # last stage and attention pooling in the region heads (MODEL.ROI_HEADS.NAME ClipRes5ROIHeads). How many stages do
@@ -217,6 +251,21 @@ def _add_clip_config(cfg: CN) -> None:
     # "": none, MODEL.WEIGHTS brings them (also plain CLIP files).
     node.PRETRAINED = ""
     node.NORM = "FrozenBN"  # FrozenBN, BN, SyncBN or GN; without weights to begin with FrozenBN learns little
+
+
+def _add_dataset_config(cfg: CN) -> None:
+    # Parts that let one detector behave differently with the images of different datasets. Adapters in the residual
+    # blocks of a timm ResNet (Wang et al. 2019, Domain Attention, arXiv 1904.04402): the image itself chooses among them.
+    node = cfg.MODEL.ADAPTERS = CN()
+    node.NAME = ""  # "": none; "se": one in every block; "domain_attention": banks of NUM, mixed by a learned routing
+    node.NUM = 3  # adapters of a bank; they need not be as many as datasets
+    node.REDUCTION = 16  # width of a block / width of its adapters
+    node.STAGES = [1, 2, 3, 4]
+    # 2: of the blocks of a stage, counted back from its last, every second one has a bank, the others have one adapter.
+    node.EVERY = 1
+    # Where the gates begin, between 0 and 1. 0.5: usual initialisation, which halves every branch, so that a network
+    # without adapters must first get used to them (the authors train theirs on ImageNet first); 0.98: nearly as before.
+    node.INITIAL_GATE = 0.5
 
 
 def _add_calibration_config(cfg: CN) -> None:

@@ -198,13 +198,22 @@ class TextClassifier(nn.Module):
 
 
 class LinearClassifier(nn.Linear):
-    """One learned row per class and one for the background, named and laid out as Detectron2's ``cls_score``."""
+    """One learned row per class and one for the background, named and laid out as Detectron2's ``cls_score``.
+
+    Some losses need further rows behind that of the background.
+    """
 
     test_columns: Tensor | None
     test_words: Tensor | None
 
     def __init__(
-        self, input_size: int, num_classes: int, *, prior_prob: float | None = None, background: bool = True
+        self,
+        input_size: int,
+        num_classes: int,
+        *,
+        prior_prob: float | None = None,
+        background: bool = True,
+        further: int = 0,
     ) -> None:
         """Build the classifier.
 
@@ -216,7 +225,8 @@ class LinearClassifier(nn.Linear):
 
         Source: Lin et al. 2017, focal loss (arXiv 1708.02002), section 4.1, for the prior.
         """
-        super().__init__(input_size, num_classes + 1)
+        super().__init__(input_size, num_classes + 1 + further)
+        self.num_classes = num_classes
         nn.init.normal_(self.weight, std=0.01)
         nn.init.constant_(self.bias, 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob))
         self.background = background
@@ -227,7 +237,7 @@ class LinearClassifier(nn.Linear):
     @property
     def num_columns(self) -> int:
         """Number of label columns in the present mode (training: all classes; test: the words that were set)."""
-        return self.out_features - 1 if self.training or self.test_columns is None else self.num_test_words
+        return self.num_classes if self.training or self.test_columns is None else self.num_test_words
 
     def set_test_columns(self, columns: Tensor | Sequence[Tensor] | None) -> None:
         """Choose the words of the evaluation mode.
@@ -245,6 +255,7 @@ class LinearClassifier(nn.Linear):
         groups = list(columns.view(-1, 1) if isinstance(columns, Tensor) else columns)
         counts = torch.tensor([len(group) for group in groups], dtype=torch.long)
         self.num_test_words = len(groups)
+            further: number of rows behind the background's; their columns are returned with that of the background.
         device = self.weight.device
         self.test_columns = torch.cat([counts[:0], *groups]).to(device)
         self.test_words = None if bool((counts == 1).all()) else torch.arange(len(groups)).repeat_interleave(counts)
@@ -258,7 +269,7 @@ class LinearClassifier(nn.Linear):
             columns: (k,) int64 label columns to compute, in this order; None computes all.
 
         Returns:
-            (R, k) logits, with one more column at the end for the background if there is one.
+            (R, k) logits, with one more column at the end for the background if there is one, and the further ones.
 
         Source: an affine map; the mean of several is the map of the mean rows.
         """
@@ -271,13 +282,14 @@ class LinearClassifier(nn.Linear):
                 weight, bias = self._rows_of_test_words()
         if columns is None:
             logits = F.linear(features, weight, bias)
-            return logits if self.background else logits[:, :-1]
+            return logits if self.background else logits[:, : self.num_classes]
         if self.background:
-            columns = torch.cat([columns, columns.new_tensor([len(bias) - 1])])
+            behind = len(bias) - (self.out_features - self.num_classes)
+            columns = torch.cat([columns, torch.arange(behind, len(bias), device=columns.device)])
         return F.linear(features, weight[columns], bias[columns])
 
     def _rows_of_test_words(self) -> tuple[Tensor, Tensor]:
-        """Rows (m + 1, input_size) and biases (m + 1,): the mean over the columns of each word, and the background."""
+        """Rows (m + 1, input_size) and biases (m + 1,) of the words, means over their columns; then all others."""
         assert self.test_columns is not None and self.test_words is not None
         counts = self.test_words.bincount(minlength=self.num_test_words)
         table = torch.cat([self.weight, self.bias[:, None]], 1)
@@ -285,7 +297,7 @@ class LinearClassifier(nn.Linear):
         means.index_add_(0, self.test_words, table[self.test_columns])
         means /= counts.clamp(min=1)[:, None]
         means[counts == 0, -1] = -torch.inf
-        means = torch.cat([means, table[-1:]])
+        means = torch.cat([means, table[self.num_classes :]])
         return means[:, :-1], means[:, -1]
 
 

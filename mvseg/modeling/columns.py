@@ -40,14 +40,15 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
         check_encoders([*names, *cfg.DATASETS.TEST], embedder)
     scopes = {part for scope in scopes_of(cfg).values() for part in scope}
     by_words = cfg.DATASETS.LABEL_SPACE == "merge_similar" or "safe" in scopes
-    draws = "federated" in scopes or OBJECTIVES.get(cfg.MODEL.CLASSIFIER.LOSS).draws_columns
+    objective = OBJECTIVES.get(cfg.MODEL.CLASSIFIER.LOSS)
+    counts = "federated" in scopes or objective.draws_columns or objective.counts_images
     return label_space(
         names,
         kind=cfg.DATASETS.LABEL_SPACE,
         embeddings=text or by_words,
         embed=embedder,
         threshold=cfg.DATASETS.MERGE_THRESHOLD,
-        image_counts=draws or cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS,
+        image_counts=counts or cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS,
     )
 
 

@@ -16,7 +16,7 @@ from mvseg.data.catalog import register_dataset
 from mvseg.data.label_spaces import label_space
 from mvseg.data.mixing import MixEntry
 from mvseg.modeling.columns import training_label_space
-from mvseg.modeling.meta_arch.multi_dataset_rcnn import check_scopes
+from mvseg.modeling.meta_arch.scope_checks import check_scopes
 from mvseg.modeling.objectives import (
     FederatedObjective,
     RegionObjective,

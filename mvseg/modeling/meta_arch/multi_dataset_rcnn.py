@@ -17,11 +17,11 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from mvseg.data.supervision import has_places
 from mvseg.modeling.calibration import tell_calibration
 from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
+from mvseg.modeling.meta_arch.scope_checks import check_scopes, objectives_in_use
 from mvseg.modeling.words import word_embedder
 from mvseg.vocabulary import LabelSpace, Vocabulary, WordColumns
 from mvseg.vocabulary.scopes import (
@@ -351,48 +351,3 @@ def _instances_of(record: Mapping[str, Any]) -> Instances:
 
 def _name_of(record: Mapping[str, Any]) -> Any:
     return record.get("image_id", record.get("file_name"))
-
-
-def objectives_in_use(roi_heads: Any) -> dict[str, Any]:
-    """List the objectives that training asks.
-
-    Args:
-        roi_heads: the region heads.
-
-    Returns:
-        Kind of supervision to objective; that of image labels only where some dataset has them.
-    """
-    reported = getattr(getattr(roi_heads, "image_labels", None), "reported", ())
-    return {k: o for k, o in getattr(roi_heads, "objectives", {}).items() if has_places(k) or k in reported}
-
-
-def check_scopes(scopes: AnnotationScopes, objectives: Mapping[str, Any]) -> None:
-    """Check that the losses can learn from the annotation scopes.
-
-    Args:
-        scopes: the scopes of the datasets.
-        objectives: kind of supervision to :class:`mvseg.modeling.RegionObjective`.
-
-    Raises:
-        ValueError: if one cannot; the message names the scopes, the loss and what to set.
-    """
-    chosen = ", ".join(sorted(set(scopes.names.values())))
-    parts = {part for name in scopes.names.values() for part in name.split("+")}
-    has_positives = scopes.rules is not None and scopes.rules.positive is not None
-    for objective in dict.fromkeys(objectives.values()):
-        loss = type(objective).__name__
-        if has_positives and not getattr(objective, "multi_label", False):
-            raise ValueError(
-                f"MODEL.ANNOTATION_SCOPE {chosen} makes broader words positive too, but {loss} learns one class per "
-                "region: set MODEL.CLASSIFIER.LOSS sigmoid or federated"
-            )
-        if scopes.has_groups and not getattr(objective, "grouped", False):
-            raise ValueError(
-                f"MODEL.ANNOTATION_SCOPE {chosen} adds up probabilities of classes, which {loss} has not: set "
-                "MODEL.CLASSIFIER.LOSS softmax, or another scope such as safe"
-            )
-        if "federated" in parts and getattr(objective, "draws_columns", False):
-            raise ValueError(
-                f"MODEL.ANNOTATION_SCOPE {chosen} draws classes, and so does {loss}: set MODEL.CLASSIFIER.LOSS "
-                "sigmoid, or MODEL.ANNOTATION_SCOPE own"
-            )

@@ -52,6 +52,23 @@ def equal_image_weights(images: Tensor, num_images: int) -> Tensor:
     return len(images) / ((counts > 0).sum() * counts[images])
 
 
+def positive_entries(logits: Tensor, positions: Tensor, positives: Tensor | None = None) -> Tensor:
+    """Say which columns are true for every region.
+
+    Args:
+        logits: (R, k) float logits.
+        positions: (R,) int64 position of the true column, k for none (``column_targets``).
+        positives: (R, k) bool, further true columns; None means none.
+
+    Returns:
+        (R, k) 1 where a column is true, else 0, of the logits' type.
+
+    Source: our own derivation.
+    """
+    targets = _marked(positions, logits.new_zeros((len(logits), logits.shape[1] + 1)))[:, :-1]
+    return targets if positives is None else torch.maximum(targets, positives.to(targets.dtype))
+
+
 def sigmoid_classification_loss(
     logits: Tensor,
     positions: Tensor,
@@ -76,9 +93,7 @@ def sigmoid_classification_loss(
     Gupta et al. 2019, LVIS (arXiv 1908.03195), as used by Zhou et al. 2021 (arXiv 2103.07461), section 5.1.
     """
     logits = at_least_float32(logits)
-    targets = _marked(positions, logits.new_zeros((len(logits), logits.shape[1] + 1)))[:, :-1]
-    if positives is not None:
-        targets = torch.maximum(targets, positives.to(targets.dtype))
+    targets = positive_entries(logits, positions, positives)
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if scope is not None:
         loss = loss * scope

@@ -252,6 +252,11 @@ class ImageLabelObjective(RegionObjective):
         """What the scores of every pair of image and label should be, and which of them count, both (T, k)."""
         known = self.num_classes if columns is None else len(columns)
         background = logits.shape[1] > known
+        if logits.shape[1] > known + 1:
+            raise ValueError(
+                f"image labels cannot teach the {logits.shape[1] - known} columns behind those of the labels: set "
+                "MODEL.CLASSIFIER.LOSS to one that has at most a background, such as sigmoid or softmax"
+            )
         precise = torch.promote_types(logits.dtype, torch.float32)
         wanted = label_rows(positions, known, targets.positives_of(columns), background, precise)
         scope = targets.scope_of(columns)

@@ -208,15 +208,27 @@ def build_classifier(
         The classifier.
 
     Raises:
-        ValueError: if the name is unknown, or a text classifier has no embeddings.
+        ValueError: if the name is unknown, or a text classifier has no embeddings, or no columns that the loss needs.
     """
     node = cfg.MODEL.CLASSIFIER
-    background = OBJECTIVES.get(node.LOSS).needs_background
+    objective = OBJECTIVES.get(node.LOSS)
+    further = objective.further_columns(cfg)
+    background = further > 0
     if node.NAME == "linear":
-        prior = None if background else node.PRIOR_PROB
-        return LinearClassifier(input_size, num_label_columns(cfg, space), prior_prob=prior, background=background)
+        return LinearClassifier(
+            input_size,
+            num_label_columns(cfg, space),
+            prior_prob=node.PRIOR_PROB if objective.multi_label or not background else None,
+            background=background,
+            further=max(further - 1, 0),
+        )
     if node.NAME != "text":
         raise ValueError(f"MODEL.CLASSIFIER.NAME {node.NAME!r}: choose text or linear")
+    if further > 1:
+        raise ValueError(
+            f"MODEL.CLASSIFIER.LOSS {node.LOSS} learns {further} columns that no word stands for, which a text "
+            "classifier has not: set MODEL.CLASSIFIER.NAME linear"
+        )
     embeddings = context if context is not None else None if space is None else space.embeddings
     if embeddings is None:
         names = "no dataset is named" if space is None else f"the card of {space.datasets[0]} names none"

@@ -267,6 +267,9 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
                 predictor.cls_score.set_test_rows(embeddings)
             else:
                 predictor.cls_score.set_test_columns(columns)
+        if self.closed_set:
+            for objective in self.objectives.values():
+                objective.set_test_columns(columns)
 
     def _class_losses(
         self, predictor: BoxPredictor, hidden: Tensor, proposals: list[Instances], context: BatchContext

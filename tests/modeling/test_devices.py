@@ -116,12 +116,14 @@ def gpu_model(**changes: Any) -> Any:
 
 
 def put_scope_on_host(scope: Scope) -> None:
-    """Mark what the function of a scope remembers, also that of joined scopes."""
+    """Mark what the function of a scope remembers, and the functions that it calls."""
     put_on_host(dict(scope.groups or {}))
-    for cell in scope.mask.__closure__ or ():
-        put_on_host(cell.cell_contents)
-        for part in cell.cell_contents if isinstance(cell.cell_contents, list) else ():
-            put_scope_on_host(part)
+    functions: list[Any] = [scope.mask]
+    while functions:
+        for cell in getattr(functions.pop(), "__closure__", None) or ():
+            content = cell.cell_contents
+            put_on_host(content)
+            functions += content if isinstance(content, list) else [content]
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)

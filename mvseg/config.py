@@ -40,9 +40,13 @@ def _add_data_config(cfg: CN) -> None:
     # The training mixture, one struct per dataset; see mvseg.data.mixing.MixEntry for its fields and defaults:
     #   - {name: coco_2017_train, ratio: 1.0, sampler: uniform, image_size: 640, batch_size: 8,
     #      augmentation: resize_crop, loss_weight: 1.0, repeat_threshold: 0.001, scale_range: [0.1, 2.0],
-    #      annotation_scope: verified+hierarchy, proposals: output/proposals/coco_2017_train}
+    #      annotation_scope: verified+hierarchy, proposals: output/proposals/coco_2017_train,
+    #      crop_embeddings: output/crop_embeddings/coco_2017_train}
     # Empty: DATASETS.TRAIN is used, every dataset in proportion to its size.
     cfg.DATASETS.MIX = []
+    # A stored crop embedding (field crop_embeddings) whose box keeps less than this share of its area in the augmented
+    # image is left out: the teacher saw something else than what is left of it.
+    cfg.DATASETS.CROP_EMBEDDINGS_KEPT_AREA = 0.5
     # "concatenate": one column per (dataset, class); "merge_names": classes of the same name share a column;
     # "merge_similar": classes whose text embeddings are alike; "object": one column for everything (class-agnostic); or
     # a mapping by hand, a .csv, .tsv or .yaml file.

@@ -280,11 +280,11 @@ class LinearClassifier(nn.Linear):
                 columns = self.test_columns if columns is None else self.test_columns[columns]
             else:
                 weight, bias = self._rows_of_test_words()
+        behind = len(bias) - (self.out_features - self.num_classes)  # the first row that is no word's
         if columns is None:
             logits = F.linear(features, weight, bias)
-            return logits if self.background else logits[:, : self.num_classes]
+            return logits if self.background else logits[:, :behind]
         if self.background:
-            behind = len(bias) - (self.out_features - self.num_classes)
             columns = torch.cat([columns, torch.arange(behind, len(bias), device=columns.device)])
         return F.linear(features, weight[columns], bias[columns])
 

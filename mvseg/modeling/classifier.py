@@ -17,11 +17,29 @@ from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
 
 
+class TextRows(nn.Module):
+    """The text rows of the columns of training and of the words of a test, not stored in checkpoints.
+
+    The stages of a cascade have one together: 22,000 rows of 512 numbers are 45 MB.
+    """
+
+    training_rows: Tensor
+    test_rows: Tensor | None
+
+    def __init__(self, rows: Tensor) -> None:
+        """Keep the rows of training.
+
+        Args:
+            rows: (n, D) float.
+        """
+        super().__init__()
+        self.register_buffer("training_rows", rows, persistent=False)
+        self.register_buffer("test_rows", None, persistent=False)
+
+
 class TextClassifier(nn.Module):
     """Score regions by the scaled cosine between their projected feature and the text embedding of every word."""
 
-    rows: Tensor
-    test_rows: Tensor | None
     context: PromptContext | None
 
     def __init__(
@@ -67,8 +85,22 @@ class TextClassifier(nn.Module):
         self.normalize = normalize
         self.background = background
         self.cls_bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
-        self.register_buffer("rows", self._prepare(fixed), persistent=False)
-        self.register_buffer("test_rows", None, persistent=False)
+        self.text = TextRows(self._prepare(fixed))
+
+    @property
+    def rows(self) -> Tensor:
+        """Text rows (n, D) of the columns of training."""
+        return self.text.training_rows
+
+    def share_rows(self, other: TextClassifier) -> None:
+        """Use the text rows of another classifier, also those of its later tests, instead of a copy.
+
+        Args:
+            other: a classifier of the same words and settings, such as that of another stage.
+
+        Source: our own derivation; the rows are the same.
+        """
+        self.text = other.text
 
     @property
     def num_columns(self) -> int:
@@ -89,14 +121,14 @@ class TextClassifier(nn.Module):
         if self.context is not None and embeddings is not None:
             raise ValueError("this classifier makes its text rows with a learnable context: set the words of that")
         if embeddings is None:
-            self.test_rows = None
+            self.text.test_rows = None
             return
         if embeddings.ndim != 2 or embeddings.shape[1] != self.rows.shape[1]:
             raise ValueError(
                 f"text embeddings of shape {tuple(embeddings.shape)}, but this model's text rows are "
                 f"{self.rows.shape[1]} wide: embed the words with the encoder that it was trained with"
             )
-        self.test_rows = self._prepare(embeddings).to(self.rows.device)
+        self.text.test_rows = self._prepare(embeddings).to(self.rows.device)
 
     def forward(self, features: Tensor, columns: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
         """Compute logits in float32, also under autocast: bfloat16 cannot hold 50 * cosine to better than 0.1.
@@ -190,7 +222,7 @@ class TextClassifier(nn.Module):
         return self._rows()
 
     def _rows(self) -> Tensor:
-        return self.rows if self.training or self.test_rows is None else self.test_rows
+        return self.rows if self.training or self.text.test_rows is None else self.text.test_rows
 
     def _prepare(self, embeddings: Tensor) -> Tensor:
         embeddings = embeddings.detach().float()
@@ -222,6 +254,7 @@ class LinearClassifier(nn.Linear):
             num_classes: number n of label columns; the layer has n + 1 rows.
             prior_prob: initial probability of every class under a sigmoid; None leaves the bias at 0.
             background: return the background column.
+            further: number of rows behind the background's; their columns are returned with that of the background.
 
         Source: Lin et al. 2017, focal loss (arXiv 1708.02002), section 4.1, for the prior.
         """
@@ -255,7 +288,6 @@ class LinearClassifier(nn.Linear):
         groups = list(columns.view(-1, 1) if isinstance(columns, Tensor) else columns)
         counts = torch.tensor([len(group) for group in groups], dtype=torch.long)
         self.num_test_words = len(groups)
-            further: number of rows behind the background's; their columns are returned with that of the background.
         device = self.weight.device
         self.test_columns = torch.cat([counts[:0], *groups]).to(device)
         self.test_words = None if bool((counts == 1).all()) else torch.arange(len(groups)).repeat_interleave(counts)

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from mvseg.modeling.classifier import LinearClassifier, TextClassifier
@@ -66,6 +66,18 @@ def test_test_words_do_not_touch_training():
     assert torch.equal(classifier(FEATURES), trained)
     with pytest.raises(ValueError, match="8 wide"):
         classifier.set_test_rows(torch.zeros(3, 9))
+
+
+def test_stages_share_their_rows():
+    stages = nn.ModuleList(TextClassifier(12, ROWS) for _ in range(3))
+    for later in stages[1:]:
+        later.share_rows(stages[0])
+    stages.double().eval()  # as a move to another device, by whichever of them it comes first
+    assert len({stage.rows.data_ptr() for stage in stages}) == 1 and stages[2].rows.dtype == torch.float64
+    stages[1].set_test_rows(ROWS[:2])
+    assert [stage.num_columns for stage in stages] == [2, 2, 2]
+    stages[0].set_test_rows(None)
+    assert [stage.num_columns for stage in stages] == [7, 7, 7]
 
 
 def test_linear_test_columns():

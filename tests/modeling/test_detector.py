@@ -69,6 +69,8 @@ LOSS_NAMES = {"loss_centernet_loc", "loss_centernet_agn_pos", "loss_centernet_ag
 @pytest.mark.parametrize("classifier", ["text", "linear"])
 def test_batch_of_two_datasets(classifier: str, loss: str):
     model = build(text_cfg(MODEL__CLASSIFIER__NAME=classifier, MODEL__CLASSIFIER__LOSS=loss))
+    if classifier == "text":
+        assert len({stage.cls_score.rows.data_ptr() for stage in model.roi_heads.box_predictor}) == 1
     losses = check_step(model, [record("det_a", 1), record("det_b", 2)])
     assert set(losses) == LOSS_NAMES
     results = model.eval()([record("det_a", 1)])

@@ -19,6 +19,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, build_box_head
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
@@ -52,6 +53,10 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         space, context = arguments["label_space"], arguments["prompt_context"]
         stages = zip(arguments["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True)
         predictors = [build_predictor(cfg, head.output_shape, weights, space, context) for head, weights in stages]
+        first = predictors[0].cls_score
+        for later in predictors[1:]:
+            if isinstance(first, TextClassifier):
+                later.cls_score.share_rows(first)
         return {**arguments, "box_predictors": predictors}
 
     @classmethod

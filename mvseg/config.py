@@ -270,6 +270,11 @@ def _add_dataset_config(cfg: CN) -> None:
     # Where the gates begin, between 0 and 1. 0.5: usual initialisation, which halves every branch, so that a network
     # without adapters must first get used to them (the authors train theirs on ImageNet first); 0.98: nearly as before.
     node.INITIAL_GATE = 0.5
+    # Region features adapted by an embedding of their image's dataset, made of the text embeddings of its words: our own
+    # design after the idea of Detection Hub (Meng et al. 2023, arXiv 2206.03484); see projects/DetectionHub.
+    node = cfg.MODEL.DATASET_EMBEDDING = CN()
+    node.ENABLED = False
+    node.WIDTH = 256  # length of the embedding of a dataset
 
 
 def _add_calibration_config(cfg: CN) -> None:

@@ -29,6 +29,7 @@ class BatchContext:
         captions: (C, D) float32 text embeddings of captions, also of other processes; None: there are none.
         own_captions: (M,) int64 which of them belong to images of this batch.
         caption_images: (M,) int64 index of the image of every one of those, ascending.
+        vocabularies: (I,) int64 place of every image's dataset in the label space; None: nobody said.
     """
 
     supervision: tuple[str, ...]
@@ -42,6 +43,7 @@ class BatchContext:
     captions: Tensor | None = None
     own_captions: Tensor | None = None
     caption_images: Tensor | None = None
+    vocabularies: Tensor | None = None
 
     @property
     def has_places(self) -> tuple[bool, ...]:

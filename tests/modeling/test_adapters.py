@@ -73,7 +73,8 @@ def test_what_a_gate_depends_on():
     bank = DomainAttention(16, 3, 4)
     x = torch.randn(2, 16, 4, 4)
     torch.testing.assert_close(bank(x)[:1], bank(x[:1]))  # not on the other images
-    torch.testing.assert_close(bank.gate(x.flatten(2)[..., torch.randperm(16)][..., None]), bank.gate(x))  # nor on places
+    elsewhere = x.flatten(2)[..., torch.randperm(16)][..., None]
+    torch.testing.assert_close(bank.gate(elsewhere), bank.gate(x))  # nor on places
     padded = torch.nn.functional.pad(x, (0, 4))  # but on the padding: the mean is over twice as many cells
     torch.testing.assert_close(bank.gate(padded), bank.gate(x / 2))
     assert (bank.gate(padded) - bank.gate(x)).abs().max() > 1e-4

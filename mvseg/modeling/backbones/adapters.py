@@ -128,7 +128,7 @@ def add_adapters(
 ) -> int:
     """Give the residual blocks of a ResNet of timm adapters, in place: at the end of the branch, before the sum.
 
-    Parameters are named ``layer<stage>.<block>.se.adapters.<i>.fc1.weight`` and so on, and ``...se.routing.weight``. They
+    Parameters are named ``layer<stage>.<block>.se.adapters.<i>.fc1.weight`` and so on, ``...se.routing.weight``. They
     train even where the stage around them is frozen.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from mvseg.modeling.calibration import tell_calibration
 from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
+from mvseg.modeling.meta_arch.records import check_proposals, instances_of, name_of, with_pseudo_boxes
 from mvseg.modeling.meta_arch.scope_checks import check_scopes, objectives_in_use
 from mvseg.modeling.words import word_embedder
 from mvseg.vocabulary import LabelSpace, Vocabulary, WordColumns
@@ -110,6 +111,11 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             The arguments of the constructor.
         """
         arguments = super().from_config(cfg)
+        if cfg.MODEL.DATASET_EMBEDDING.ENABLED and getattr(arguments["roi_heads"], "dataset_modulation", None) is None:
+            raise ValueError(
+                f"MODEL.DATASET_EMBEDDING: the region heads {cfg.MODEL.ROI_HEADS.NAME} do not adapt to datasets: use "
+                "MultiDatasetCascadeROIHeads or MultiDatasetRes5ROIHeads"
+            )
         arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
         arguments["embed_words"] = word_embedder(cfg)
         arguments["read_captions"] = caption_reader(cfg, getattr(arguments["roi_heads"], "text_width", None))
@@ -136,6 +142,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
                 ``supervision`` ("masks" if absent and there are ``gt_masks``, else "boxes"), with "tags"
                 ``image_labels``, class indices, with "captions" ``captions``, texts, and perhaps ``image_labels``;
                 without a proposal generator ``proposals``, Instances with ``proposal_boxes`` and ``objectness_logits``;
+                perhaps ``pseudo_boxes`` (:func:`mvseg.modeling.meta_arch.records.with_pseudo_boxes`);
                 at test time ``height`` and ``width`` of the wanted output, pixels.
 
         Returns:
@@ -151,7 +158,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         features = self.backbone(images.tensor)
         proposals, losses = self._propose_with_context(batched_inputs, images, features, targets, context)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
-            self.visualize_training([{**x, "instances": _instances_of(x)} for x in batched_inputs], proposals)
+            self.visualize_training([{**x, "instances": instances_of(x)} for x in batched_inputs], proposals)
         _, region_losses = self.roi_heads(images, features, proposals, targets, context)
         return {**losses, **region_losses}
 
@@ -189,7 +196,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         datasets = [self._dataset_of(record) for record in batched_inputs]
         targets, facts, labels = [], [], []
         for record, dataset in zip(batched_inputs, datasets, strict=True):
-            instances = _instances_of(record)
+            instances = instances_of(record)
             labels.append(self._labels_of(record, dataset))
             if self.label_space is not None:  # before the move: a GPU would make the host wait for the checked values
                 fields = dict(instances.get_fields())
@@ -197,6 +204,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
                     fields["gt_classes"] = self._columns_of(record, dataset, instances.gt_classes)
                 facts.append(self._facts_of(record, dataset, torch.cat([fields["gt_classes"], labels[-1]])))
                 instances = Instances(instances.image_size, **fields)
+                instances = with_pseudo_boxes(instances, record, self.label_space)
             targets.append(instances.to(self.device))
         supervision = tuple(
             record.get("supervision") or ("masks" if x.has("gt_masks") else "boxes")
@@ -213,9 +221,14 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             first_rule=scope.first_rule,
             groups=scope.groups,
             labels=torch.cat(labels).to(self.device),
+            vocabularies=None if self.label_space is None else self._places_of(datasets),
             label_images=torch.arange(len(labels)).repeat_interleave(torch.tensor([*map(len, labels)])).to(self.device),
             **captions,
         )
+
+    def _places_of(self, datasets: Sequence[str]) -> Tensor:
+        known = {} if self.label_space is None else {name: k for k, name in enumerate(self.label_space.datasets)}
+        return torch.tensor([known.get(name, -1) for name in datasets], device=self.device)
 
     def _rules(self) -> ClassRules:
         return ClassRules(self.rules_positive, self.rules_negative, self.rules_ignored)
@@ -226,7 +239,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             for key in RECORD_LISTS
             if record.get(key) is not None
         }
-        return ImageFacts(dataset, classes, lists, f"dataset {dataset!r}, image {_name_of(record)}")
+        return ImageFacts(dataset, classes, lists, f"dataset {dataset!r}, image {name_of(record)}")
 
     def _labels_of(self, record: Mapping[str, Any], dataset: str) -> Tensor:
         """Label columns (m,) of what is in an image of which only that is known, without repetitions."""
@@ -235,7 +248,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             return torch.zeros(0, dtype=torch.long)
         if found is None:
             raise ValueError(
-                f"dataset {dataset!r}, image {_name_of(record)}: its supervision is 'tags', but it has no "
+                f"dataset {dataset!r}, image {name_of(record)}: its supervision is 'tags', but it has no "
                 "image_labels; an image without any tag has an empty list"
             )
         labels = torch.as_tensor(found, dtype=torch.long).flatten()
@@ -249,7 +262,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         known = () if self.label_space is None else self.label_space.datasets
         if len(known) > 1:
             raise ValueError(
-                f"image {_name_of(record)} does not say its dataset (key "
+                f"image {name_of(record)} does not say its dataset (key "
                 f"'dataset'), and the model is trained with {', '.join(known)}: use mvseg's mapper, or set the key"
             )
         return known[0] if known else ""
@@ -261,7 +274,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
         count = len(self.label_space.columns(dataset))
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < count:
             raise ValueError(
-                f"dataset {dataset!r}, image {_name_of(record)}: {what} {int(classes.min())} to {int(classes.max())}, "
+                f"dataset {dataset!r}, image {name_of(record)}: {what} {int(classes.min())} to {int(classes.max())}, "
                 f"but its vocabulary has {count} words"
             )
         return self.label_space.to_columns(dataset, classes)
@@ -318,36 +331,3 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
     def _is_closed_set(self) -> bool:
         return getattr(self.roi_heads, "closed_set", False)
-
-
-def check_proposals(batched_inputs: Sequence[Mapping[str, Any]]) -> None:
-    """Check that every image of a batch brings its proposals.
-
-    Args:
-        batched_inputs: the batch.
-
-    Raises:
-        ValueError: if one does not; the message names its dataset and says how it gets them.
-    """
-    for record in batched_inputs:
-        if record.get("proposals") is None:
-            raise ValueError(
-                f"dataset {record.get('dataset')!r}, image {_name_of(record)} has no proposals, and "
-                "MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals makes none: store them (python -m "
-                "mvseg.inference.proposals) and name their folder in DATASETS.MIX (proposals), in "
-                "DATASETS.PROPOSAL_FILES_TEST, or in the dataset's card"
-            )
-
-
-def _instances_of(record: Mapping[str, Any]) -> Instances:
-    """The instances of a record; none where a mapper made none because the annotation has no places."""
-    if record.get("instances") is not None:
-        return record["instances"]
-    height, width = record["image"].shape[-2:]
-    nothing = Instances((height, width), gt_boxes=Boxes(torch.zeros(0, 4)))
-    nothing.gt_classes = torch.zeros(0, dtype=torch.long)
-    return nothing
-
-
-def _name_of(record: Mapping[str, Any]) -> Any:
-    return record.get("image_id", record.get("file_name"))

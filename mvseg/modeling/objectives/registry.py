@@ -30,6 +30,7 @@ class RegionTargets:
         rules: what a region's class says beyond its own column, tables (T, n); None means nothing.
         first_rule: (I,) int64 rule of class 0 in every image, -1 where it has none; None without rules.
         groups: (I, n + 1) int32 group of every column and of the background; None: no two columns are one answer.
+        factors: (R,) float further loss weight of every region; None means 1.
     """
 
     classes: Tensor
@@ -39,15 +40,17 @@ class RegionTargets:
     rules: ClassRules | None = None
     first_rule: Tensor | None = None
     groups: Tensor | None = None
+    factors: Tensor | None = None
 
     @classmethod
-    def of(cls, classes: Tensor, images: Tensor, context: BatchContext) -> RegionTargets:
+    def of(cls, classes: Tensor, images: Tensor, context: BatchContext, factors: Tensor | None = None) -> RegionTargets:
         """Join the classes of regions with the facts of their images.
 
         Args:
             classes: (R,) int64 label column; n means background.
             images: (R,) int64 index of every region's image.
             context: the facts of the images.
+            factors: (R,) float loss weight of every region beside that of its image; None means 1.
 
         Returns:
             The targets.
@@ -55,7 +58,7 @@ class RegionTargets:
         Source: our own derivation.
         """
         facts = (context.scope, context.weights, context.rules, context.first_rule, context.groups)
-        return cls(classes, images, *facts)
+        return cls(classes, images, *facts, factors=factors)
 
     def scope_of(self, columns: Tensor | None) -> Tensor | None:
         """Say for every region which computed columns count for it.
@@ -170,14 +173,17 @@ class RegionTargets:
         return table[rows] if columns is None else table[rows[:, None], columns]
 
     def region_weights(self) -> Tensor | None:
-        """Repeat the weights of the images for their regions.
+        """Give every region its weight: that of its image, times its own.
 
         Returns:
             (R,) float, or None where all are 1.
 
         Source: our own derivation.
         """
-        return None if self.weights is None else self.weights[self.images]
+        if self.weights is None:
+            return self.factors
+        weights = self.weights[self.images]
+        return weights if self.factors is None else weights * self.factors
 
 
 class RegionObjective(nn.Module):

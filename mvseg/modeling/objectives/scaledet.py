@@ -230,7 +230,10 @@ class ScaleDetObjective(SigmoidObjective):
         columns: Tensor | None,
     ) -> Tensor:
         rows = (targets.classes < self.num_classes).nonzero()[:, 0]
-        objects = dataclasses.replace(targets, classes=targets.classes[rows], images=targets.images[rows])
+        factors = None if targets.factors is None else targets.factors[rows]
+        objects = dataclasses.replace(
+            targets, classes=targets.classes[rows], images=targets.images[rows], factors=factors
+        )
         # Rows of the labels at hand only: for 22,000 words the whole similarity has 2 GB.
         wanted = self._rescaled(classifier, classifier.word_cosines(objects.classes, columns))
         return similarity_loss(

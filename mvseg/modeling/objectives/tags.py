@@ -75,7 +75,7 @@ class ImageLabelTargets(RegionTargets):
             raise ValueError("the batch has no image labels: BatchContext.labels and label_images are missing")
         plain = RegionTargets.of(context.labels, context.label_images, context)
         facts = (plain.scope, plain.weights, plain.rules, plain.first_rule, plain.groups)
-        return cls(plain.classes, plain.images, *facts, counts, areas, proposal_logits)
+        return cls(plain.classes, plain.images, *facts, plain.factors, counts, areas, proposal_logits)
 
 
 class ImageLabelObjective(RegionObjective):

@@ -56,7 +56,7 @@ class BoxPredictor(nn.Module):
         super().__init__()
         if box_layers not in (1, 2):
             raise ValueError(f"box_layers must be 1 or 2, not {box_layers}")
-        self.cls_score = classifier
+        self.cls_score, self.input_size = classifier, input_size
         output = nn.Linear(input_size, 4)
         nn.init.normal_(output.weight, std=DELTA_STD)
         nn.init.zeros_(output.bias)

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.context import BatchContext
+from mvseg.modeling.objectives.pseudo_boxes import multiplied, weights_of_regions
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads
+from mvseg.modeling.roi_heads.dataset_modulation import dataset_modulation
 from mvseg.modeling.roi_heads.mask import add_masks, mask_logits, mask_targets, with_masks
 
 
@@ -57,7 +59,9 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         for later in predictors[1:]:
             if isinstance(first, TextClassifier):
                 later.cls_score.share_rows(first)
-        return {**arguments, "box_predictors": predictors}
+        sizes = [predictor.input_size for predictor in predictors]
+        modulation = dataset_modulation(cfg, space, sizes)
+        return {**arguments, "box_predictors": predictors, "dataset_modulation": modulation}
 
     @classmethod
     def _init_box_head(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -86,7 +90,7 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
         share = 1.0 / self.num_cascade_stages  # every stage sends its gradient into the same pyramid
         pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes), share)
-        return self.box_head[stage](pooled)
+        return self._adapted(self.box_head[stage](pooled), boxes, stage)
 
     def _place_losses(
         self, features: dict[str, Tensor], regions: list[Instances], targets: list[Instances], context: BatchContext
@@ -97,10 +101,11 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
             if stage:
                 proposals = self._match_and_label_boxes(proposals, stage, targets)
             hidden = self._region_features(features, [p.proposal_boxes for p in proposals], stage)
-            for name, loss in self._class_losses(predictor, hidden, proposals, context).items():
+            factors = weights_of_regions(proposals, targets, self.num_classes)
+            for name, loss in self._class_losses(predictor, hidden, proposals, context, factors).items():
                 losses[f"{name}_stage{stage}"] = loss
             deltas = predictor.bbox_pred(hidden)
-            weights = context.rows(context.weights, [len(p) for p in proposals])
+            weights = multiplied(context.rows(context.weights, [len(p) for p in proposals]), factors)
             losses[f"loss_box_reg_stage{stage}"] = predictor.box_loss(deltas, proposals, self.num_classes, weights)
             if stage + 1 < self.num_cascade_stages:
                 proposals = self._next_proposals(predictor, deltas, proposals)

@@ -28,6 +28,7 @@ from mvseg.modeling.precision import at_least_float32
 from mvseg.modeling.prompt_context import PromptContext
 from mvseg.modeling.region_pooling import use_fast_pooling
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor
+from mvseg.modeling.roi_heads.dataset_modulation import DatasetModulation
 from mvseg.modeling.roi_heads.detecting import DetectingHeads
 from mvseg.modeling.roi_heads.image_labels import (
     ImageLabelSettings,
@@ -72,6 +73,7 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
         prompt_context: PromptContext | None = None,
         soft_sigma: float | None = None,
         calibration: Calibration | None = None,
+        dataset_modulation: DatasetModulation | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the heads.
@@ -90,6 +92,7 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
             prompt_context: learnable context that the classifiers of all stages make their text rows with, or None.
             soft_sigma: suppression lowers scores by a Gaussian of this width; None: it takes boxes away.
             calibration: how scores follow from probabilities and a prior; None: ``multiply_proposal_score`` says it.
+            dataset_modulation: adapts region features to the dataset of their image, or None.
             **kwargs: as for Detectron2's heads; every box predictor is a ``BoxPredictor``.
         """
         super().__init__(**kwargs)
@@ -105,6 +108,7 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
         self.soft_sigma, self.calibration = soft_sigma, calibration
         if calibration is not None and label_space is not None:
             calibration.set_words(label_space.names)
+        self.dataset_modulation = dataset_modulation
         use_fast_pooling(self)
 
     @classmethod
@@ -179,6 +183,8 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
         context = context or BatchContext.plain(targets)
         if self.prompt_context is not None:
             self.prompt_context.forget()
+        if self.dataset_modulation is not None:
+            self.dataset_modulation.begin(context.vocabularies)
         self.check_supervision(context.supervision)
         regions = self._sampled_regions(proposals, targets, context)
         losses = self._place_losses(features, regions, targets, context)
@@ -188,6 +194,12 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
         """Features (R, input_size) of the boxes of a batch, for the predictor of a stage."""
         raise NotImplementedError
+
+    def _adapted(self, hidden: Tensor, boxes: Sequence[Boxes], stage: int = 0) -> Tensor:
+        """Features (R, input_size) of the boxes of a batch, adapted to the datasets of their images."""
+        if self.dataset_modulation is None:
+            return hidden
+        return self.dataset_modulation(hidden, [len(image) for image in boxes], stage)
 
     def _next_proposals(self, predictor: BoxPredictor, deltas: Tensor, proposals: list[Instances]) -> list[Instances]:
         """Regions of the next stage; needed where there is one."""
@@ -262,6 +274,8 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
         if self.prompt_context is not None:
             self.prompt_context.set_test_words(words)
             return
+        if self.dataset_modulation is not None:
+            self.dataset_modulation.set_test_words(embeddings)
         for predictor in self.predictors:
             if isinstance(predictor.cls_score, TextClassifier):
                 predictor.cls_score.set_test_rows(embeddings)
@@ -272,9 +286,16 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
                 objective.set_test_columns(columns)
 
     def _class_losses(
-        self, predictor: BoxPredictor, hidden: Tensor, proposals: list[Instances], context: BatchContext
+        self,
+        predictor: BoxPredictor,
+        hidden: Tensor,
+        proposals: list[Instances],
+        context: BatchContext,
+        factors: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of the regions, grouped by objective; groups count in proportion to their regions.
+
+        A region also counts by its own factor (R,), where there are factors.
 
         Images without places have no regions. A batch of nothing else gets the losses of no regions, which are 0, so
         that the same losses are reported and the same parameters have gradients in every step.
@@ -290,7 +311,8 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
             members = [owner is objective for owner in owners]
             whole = all(members)
             chosen = slice(None) if whole else torch.tensor(members, device=hidden.device)[images]
-            targets = RegionTargets.of(classes[chosen], images[chosen], context)
+            own = None if factors is None else factors[chosen]
+            targets = RegionTargets.of(classes[chosen], images[chosen], context, own)
             columns = objective.columns(targets)
             losses = objective.losses_of_features(predictor.cls_score, hidden[chosen], targets, columns)
             share = 1.0 if whole else len(targets.classes) / max(len(classes), 1)

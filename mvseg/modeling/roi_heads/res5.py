@@ -18,9 +18,11 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from mvseg.modeling.context import BatchContext
+from mvseg.modeling.objectives.pseudo_boxes import multiplied, weights_of_regions
 from mvseg.modeling.objectives.region import mask_loss
 from mvseg.modeling.roi_heads.box_predictor import BoxPredictor, build_predictor
 from mvseg.modeling.roi_heads.classifying import ClassifyingHeads
+from mvseg.modeling.roi_heads.dataset_modulation import dataset_modulation
 from mvseg.modeling.roi_heads.mask import add_masks, mask_logits, mask_targets, with_masks
 
 
@@ -46,7 +48,9 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
         """
         arguments = super().from_config(cfg, input_shape)
         channels = arguments["box_predictor"].bbox_pred.in_features
-        return {**arguments, "box_predictor": cls._build_predictor(cfg, channels, arguments)}
+        predictor = cls._build_predictor(cfg, channels, arguments)
+        modulation = dataset_modulation(cfg, arguments["label_space"], [predictor.input_size])
+        return {**arguments, "box_predictor": predictor, "dataset_modulation": modulation}
 
     @classmethod
     def _build_predictor(
@@ -61,7 +65,7 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
         return self._shared_roi_transform([features[name] for name in self.in_features], list(boxes))
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int = 0) -> Tensor:
-        return self._pool(self._region_maps(features, boxes))
+        return self._adapted(self._pool(self._region_maps(features, boxes)), boxes)
 
     def _pool(self, maps: Tensor) -> Tensor:
         """Features (R, input_size) of regions from their maps (R, C, S, S)."""
@@ -70,10 +74,12 @@ class MultiDatasetRes5ROIHeads(ClassifyingHeads, Res5ROIHeads):
     def _place_losses(
         self, features: dict[str, Tensor], regions: list[Instances], targets: list[Instances], context: BatchContext
     ) -> dict[str, Tensor]:
-        maps = self._region_maps(features, [p.proposal_boxes for p in regions])
-        hidden = self._pool(maps)
-        losses = self._class_losses(self.box_predictor, hidden, regions, context)
-        weights = context.rows(context.weights, [len(p) for p in regions])
+        boxes = [p.proposal_boxes for p in regions]
+        maps = self._region_maps(features, boxes)
+        hidden = self._adapted(self._pool(maps), boxes)
+        factors = weights_of_regions(regions, targets, self.num_classes)
+        losses = self._class_losses(self.box_predictor, hidden, regions, context, factors)
+        weights = multiplied(context.rows(context.weights, [len(p) for p in regions]), factors)
         deltas = self.box_predictor.bbox_pred(hidden)
         losses["loss_box_reg"] = self.box_predictor.box_loss(deltas, regions, self.num_classes, weights)
         if self.mask_on:

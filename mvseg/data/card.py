@@ -81,6 +81,7 @@ class DatasetCard:
         filter: keeps only annotations of some classes: ``{frequency: [c, f]}`` or ``{novel: false}``.
         prepare: how to get the files; shown when one is missing.
         proposals: folder of stored proposals, absolute or relative to ``$DETECTRON2_DATASETS``; empty: none.
+        crop_embeddings: folder of a teacher's embeddings of crops, likewise; empty: none.
         source: the card's own file, if it has one.
 
     Raises:
@@ -101,6 +102,7 @@ class DatasetCard:
     filter: dict[str, Any] = field(default_factory=dict)
     prepare: str = ""
     proposals: str = ""
+    crop_embeddings: str = ""
     files: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     source: Path | None = None

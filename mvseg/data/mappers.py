@@ -19,10 +19,12 @@ from mvseg.data.augmentation import (
     build_test_augmentations,
     with_image_size,
 )
+from mvseg.data.crop_embeddings import CropEmbeddingFolder, embeddings_of, open_crop_embeddings
 from mvseg.data.mixing import MixEntry, mixture_from_config
 from mvseg.data.polygons import transform_polygons
 from mvseg.data.proposal_files import ProposalFolder
 from mvseg.data.proposals import open_proposals, proposals_of
+from mvseg.data.pseudo_boxes import PseudoBoxes, open_pseudo_boxes
 from mvseg.data.reading import check_image_size, read_image
 from mvseg.data.targets import add_targets, drop_answers
 from mvseg.vocabulary import did_you_mean
@@ -37,7 +39,11 @@ class MultiDatasetMapper:
     ``instances`` with ``gt_boxes`` (N, 4) in pixels of the augmented image, ``gt_classes`` (N,) in the dataset's own
     vocabulary, and ``gt_masks`` (N,) where the supervision is "masks". ``height`` and ``width`` stay those of the file.
     Crowd annotations are left out. What other kinds of supervision become: :func:`mvseg.data.targets.add_targets`. Of a
-    dataset with stored proposals ``proposals`` holds ``proposal_boxes`` and ``objectness_logits``, at test time too.
+    dataset with stored proposals ``proposals`` holds ``proposal_boxes`` and ``objectness_logits``, at test time too. Of
+    one with a teacher's crop embeddings ``distill`` holds ``proposal_boxes`` and ``gt_embeddings``, in training.
+
+    A dataset with pseudo boxes has ``pseudo_boxes`` (:meth:`mvseg.data.pseudo_boxes.PseudoBoxes.of`) beside ``instances``,
+    and the ``pseudo_datasets`` of their words, in training.
 
     Args:
         is_train: whether annotations are mapped; False drops them.
@@ -49,6 +55,10 @@ class MultiDatasetMapper:
         recompute_boxes: make the boxes of annotations with masks tight again after the augmentation.
         proposals: dataset name to its stored proposals; records of others get none.
         proposal_topk: largest number of proposals of an image.
+        pseudo_boxes: dataset name to boxes of classes that it does not annotate.
+        crop_embeddings: dataset name to its stored crop embeddings; records of others get none.
+        crop_embedding_topk: largest number of them of an image.
+        kept_area: a crop embedding whose box keeps less of its area in the augmented image is left out.
 
     Raises:
         ValueError: if the mask format does not exist.
@@ -67,6 +77,10 @@ class MultiDatasetMapper:
         recompute_boxes: bool = False,
         proposals: Mapping[str, ProposalFolder] | None = None,
         proposal_topk: int = 2000,
+        pseudo_boxes: Mapping[str, PseudoBoxes] | None = None,
+        crop_embeddings: Mapping[str, CropEmbeddingFolder] | None = None,
+        crop_embedding_topk: int = 300,
+        kept_area: float = 0.5,
     ) -> None:
         if instance_mask_format not in MASK_FORMATS:
             raise ValueError(
@@ -81,6 +95,9 @@ class MultiDatasetMapper:
         self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
         self.proposals, self.proposal_topk = dict(proposals or {}), proposal_topk
+        self.pseudo_boxes = dict(pseudo_boxes or {})
+        self.crop_embeddings, self.crop_embedding_topk = dict(crop_embeddings or {}), crop_embedding_topk
+        self.kept_area = kept_area
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True, with_annotations: bool | None = None) -> dict[str, Any]:
@@ -112,6 +129,10 @@ class MultiDatasetMapper:
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
             "proposals": open_proposals(cfg),
             "proposal_topk": cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"],
+            "crop_embeddings": open_crop_embeddings(cfg) if is_train else {},
+            "crop_embedding_topk": getattr(cfg.MODEL.get("DISTILLATION"), "MAX_REGIONS", 300),
+            "kept_area": cfg.DATASETS.CROP_EMBEDDINGS_KEPT_AREA,
+            "pseudo_boxes": open_pseudo_boxes(cfg) if is_train else {},
             "recompute_boxes": is_train and cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED,
         }
 
@@ -141,6 +162,13 @@ class MultiDatasetMapper:
             drop_answers(record)
             return record
         size = (image.shape[0], image.shape[1])
+        if record.get("dataset") in self.crop_embeddings:
+            arrays = self.crop_embeddings[record["dataset"]].read(record["image_id"])
+            record["distill"] = embeddings_of(arrays, transforms, size, self.crop_embedding_topk, self.kept_area)
+        pseudo = self.pseudo_boxes.get(record.get("dataset", ""))
+        found = None if pseudo is None else pseudo.of(record["image_id"], transforms, size)
+        if pseudo is not None and found is not None:
+            record["pseudo_boxes"], record["pseudo_datasets"] = found, pseudo.datasets
         annotations = record.pop("annotations", None)
         if annotations is not None:
             record["instances"] = self._instances(record, annotations, transforms, size)

@@ -140,12 +140,14 @@ def start_job(folder: Path, facts: Mapping[str, Any]) -> None:
     _write_json(path, dict(facts))
 
 
-def finish_job(folder: Path, count: int) -> None:
+def finish_job(folder: Path, count: int, content: str = "mvseg proposals", repair: str = REPAIR) -> None:
     """Write the index and the manifest once all shards are there.
 
     Args:
         folder: the folder.
         count: number of shards.
+        content: what the shards hold.
+        repair: what to do if a shard is missing.
 
     Raises:
         ProposalFileError: if a shard is missing, or an image is in two places.
@@ -155,7 +157,7 @@ def finish_job(folder: Path, count: int) -> None:
     for number in range(count):
         path = _shard_file(folder, number)
         if not path.is_file():
-            raise ProposalFileError(f"{path} is missing: {REPAIR}")
+            raise ProposalFileError(f"{path} is missing: {repair}")
         head = json.loads(path.read_text())
         ids += head["images"]
         places += [(number, position) for position in range(len(head["images"]))]
@@ -170,7 +172,7 @@ def finish_job(folder: Path, count: int) -> None:
     _write_npy(folder / "ids.npy", keys)
     _write_npy(folder / "places.npy", np.array(places, np.int32).reshape(-1, 2)[order])
     facts = json.loads((folder / JOB).read_text())
-    manifest = {"format": "mvseg proposals", "version": VERSION, "images": len(ids), **facts, "shards": shards}
+    manifest = {"format": content, "version": VERSION, "images": len(ids), **facts, "shards": shards}
     _write_json(folder / MANIFEST, manifest)
 
 
@@ -186,15 +188,22 @@ class ProposalFolder:
         ProposalFileError: if it is unfinished or has another version.
     """
 
+    what = "proposals"
+    command = "python -m mvseg.inference.proposals"
+    arguments = "--config-file FILE --weights FILE --dataset NAME --output FOLDER"
+    compares = True  # whether a shard is read as a whole once, to compare its checksums
+
     def __init__(self, folder: str | Path, where: str = "") -> None:
         self.folder, self.where = Path(folder), f"{where}: " if where else ""
         path = self.folder / MANIFEST
         if not path.is_file():
             if (self.folder / JOB).is_file():
-                raise ProposalFileError(f"{self.where}the proposals in {self.folder} are not finished: {REPAIR}")
+                raise ProposalFileError(
+                    f"{self.where}the {self.what} in {self.folder} are not finished: {self._repair}"
+                )
             raise FileNotFoundError(
-                f"{self.where}there are no stored proposals in {self.folder}; make them: python -m "
-                "mvseg.inference.proposals --config-file FILE --weights FILE --dataset NAME --output FOLDER"
+                f"{self.where}there are no stored {self.what} in {self.folder}; make them: {self.command} "
+                f"{self.arguments}"
             )
         self.manifest = json.loads(path.read_text())
         if self.manifest.get("version") != VERSION:
@@ -208,6 +217,10 @@ class ProposalFolder:
         self._places: Array = _map(self.folder / "places.npy")
         self._whole: set[int] = set()
         self._shard = functools.lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
+
+    @property
+    def _repair(self) -> str:
+        return f"run {self.command} with the same arguments again: it keeps what is whole"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped files out: a worker maps them again."""
@@ -235,9 +248,9 @@ class ProposalFolder:
         """
         if self.manifest["images_fingerprint"] != fingerprint:
             raise ProposalFileError(
-                f"dataset {name!r}: the proposals in {self.folder} were made for {self.manifest['dataset']!r} with "
+                f"dataset {name!r}: the {self.what} in {self.folder} were made for {self.manifest['dataset']!r} with "
                 f"{len(self)} images, which are not the images of this dataset as it is now (other ids, sizes or file "
-                "names). Make them again: python -m mvseg.inference.proposals"
+                f"names). Make them again: {self.command}"
             )
 
     def read(self, image_id: ImageId) -> dict[str, Array]:
@@ -258,15 +271,16 @@ class ProposalFolder:
         if place is None:
             owner = self.manifest["dataset"]
             raise KeyError(
-                f"{self.where}the proposals in {self.folder} (of {owner!r}, {len(self)} images) lack image "
-                f"{image_id!r}: make them again for this dataset, python -m mvseg.inference.proposals"
+                f"{self.where}the {self.what} in {self.folder} (of {owner!r}, {len(self)} images) lack image "
+                f"{image_id!r}: make them again for this dataset, {self.command}"
             )
         number, position = place
         try:
             arrays = self._shard(number)
         except (OSError, ValueError) as error:
             raise ProposalFileError(
-                f"{self.where}image {image_id!r}: its proposals in {self.folder} cannot be read: {error}; {REPAIR}"
+                f"{self.where}image {image_id!r}: its {self.what} in {self.folder} cannot be read: {error}; "
+                f"{self._repair}"
             ) from error
         start, end = (int(edge) for edge in arrays[STARTS][position : position + 2])
         return {name: values[start:end] for name, values in arrays.items() if name != STARTS}
@@ -287,7 +301,7 @@ class ProposalFolder:
         arrays = {}
         for name in {**files, **entry["files"]}:
             path = _array_file(self.folder, number, name)
-            if number not in self._whole and checksum(path) != files[name]["checksum"]:
+            if self.compares and number not in self._whole and checksum(path) != files[name]["checksum"]:
                 raise ValueError(f"{path} is damaged (its checksum is another one)")
             arrays[name] = _map(path)
         self._whole.add(number)

@@ -80,14 +80,14 @@ class CropEmbeddingFolder(ProposalFolder):
         rows = arrays[EMBEDDINGS]
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise ProposalFileError(
-                f"{self.where}image {image_id!r}: its crop embeddings in {self.folder} have the shape {rows.shape}, the "
-                f"manifest says width {self.width}: run python -m mvseg.distill check {self.folder}"
+                f"{self.where}image {image_id!r}: its crop embeddings in {self.folder} have the shape {rows.shape}, "
+                f"the manifest says width {self.width}: run python -m mvseg.distill check {self.folder}"
             )
         lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
         if not (np.abs(lengths - 1) < LENGTH_TOLERANCE).all():  # also of what is not finite
             raise ProposalFileError(
-                f"{self.where}image {image_id!r}: its crop embeddings in {self.folder} do not have the length 1, so the "
-                f"file is damaged: run python -m mvseg.distill check {self.folder}, then {self.command} as before"
+                f"{self.where}image {image_id!r}: its crop embeddings in {self.folder} do not have the length 1, so "
+                f"the file is damaged: run python -m mvseg.distill check {self.folder}, then {self.command} as before"
             )
         return arrays
 

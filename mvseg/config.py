@@ -41,7 +41,7 @@ def _add_data_config(cfg: CN) -> None:
     #   - {name: coco_2017_train, ratio: 1.0, sampler: uniform, image_size: 640, batch_size: 8,
     #      augmentation: resize_crop, loss_weight: 1.0, repeat_threshold: 0.001, scale_range: [0.1, 2.0],
     #      annotation_scope: verified+hierarchy, proposals: output/proposals/coco_2017_train,
-    #      crop_embeddings: output/crop_embeddings/coco_2017_train}
+    #      crop_embeddings: output/crop_embeddings/coco_2017_train, pseudo_boxes: output/pseudo/coco_2017_train.json}
     # Empty: DATASETS.TRAIN is used, every dataset in proportion to its size.
     cfg.DATASETS.MIX = []
     # A stored crop embedding (field crop_embeddings) whose box keeps less than this share of its area in the augmented
@@ -259,7 +259,8 @@ def _add_clip_config(cfg: CN) -> None:
 
 def _add_dataset_config(cfg: CN) -> None:
     # Parts that let one detector behave differently with the images of different datasets. Adapters in the residual
-    # blocks of a timm ResNet (Wang et al. 2019, Domain Attention, arXiv 1904.04402): the image itself chooses among them.
+    # blocks of a timm ResNet (Wang et al. 2019, Domain Attention, arXiv 1904.04402): the image itself chooses among
+    # them.
     node = cfg.MODEL.ADAPTERS = CN()
     node.NAME = ""  # "": none; "se": one in every block; "domain_attention": banks of NUM, mixed by a learned routing
     node.NUM = 3  # adapters of a bank; they need not be as many as datasets
@@ -270,8 +271,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # Where the gates begin, between 0 and 1. 0.5: usual initialisation, which halves every branch, so that a network
     # without adapters must first get used to them (the authors train theirs on ImageNet first); 0.98: nearly as before.
     node.INITIAL_GATE = 0.5
-    # Region features adapted by an embedding of their image's dataset, made of the text embeddings of its words: our own
-    # design after the idea of Detection Hub (Meng et al. 2023, arXiv 2206.03484); see projects/DetectionHub.
+    # Region features adapted by an embedding of their image's dataset, made of the text embeddings of its words: our
+    # own design after the idea of Detection Hub (Meng et al. 2023, arXiv 2206.03484); see projects/DetectionHub.
     node = cfg.MODEL.DATASET_EMBEDDING = CN()
     node.ENABLED = False
     node.WIDTH = 256  # length of the embedding of a dataset

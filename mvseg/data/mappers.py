@@ -24,6 +24,7 @@ from mvseg.data.mixing import MixEntry, mixture_from_config
 from mvseg.data.polygons import transform_polygons
 from mvseg.data.proposal_files import ProposalFolder
 from mvseg.data.proposals import open_proposals, proposals_of
+from mvseg.data.pseudo_boxes import PseudoBoxes, open_pseudo_boxes
 from mvseg.data.reading import check_image_size, read_image
 from mvseg.data.targets import add_targets, drop_answers
 from mvseg.vocabulary import did_you_mean
@@ -41,6 +42,9 @@ class MultiDatasetMapper:
     dataset with stored proposals ``proposals`` holds ``proposal_boxes`` and ``objectness_logits``, at test time too. Of
     one with a teacher's crop embeddings ``distill`` holds ``proposal_boxes`` and ``gt_embeddings``, in training.
 
+    A dataset with pseudo boxes has ``pseudo_boxes`` (:meth:`mvseg.data.pseudo_boxes.PseudoBoxes.of`) beside ``instances``,
+    and the ``pseudo_datasets`` of their words, in training.
+
     Args:
         is_train: whether annotations are mapped; False drops them.
         augmentations: dataset name to its augmentations.
@@ -51,6 +55,7 @@ class MultiDatasetMapper:
         recompute_boxes: make the boxes of annotations with masks tight again after the augmentation.
         proposals: dataset name to its stored proposals; records of others get none.
         proposal_topk: largest number of proposals of an image.
+        pseudo_boxes: dataset name to boxes of classes that it does not annotate.
         crop_embeddings: dataset name to its stored crop embeddings; records of others get none.
         crop_embedding_topk: largest number of them of an image.
         kept_area: a crop embedding whose box keeps less of its area in the augmented image is left out.
@@ -72,6 +77,7 @@ class MultiDatasetMapper:
         recompute_boxes: bool = False,
         proposals: Mapping[str, ProposalFolder] | None = None,
         proposal_topk: int = 2000,
+        pseudo_boxes: Mapping[str, PseudoBoxes] | None = None,
         crop_embeddings: Mapping[str, CropEmbeddingFolder] | None = None,
         crop_embedding_topk: int = 300,
         kept_area: float = 0.5,
@@ -89,6 +95,7 @@ class MultiDatasetMapper:
         self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
         self.proposals, self.proposal_topk = dict(proposals or {}), proposal_topk
+        self.pseudo_boxes = dict(pseudo_boxes or {})
         self.crop_embeddings, self.crop_embedding_topk = dict(crop_embeddings or {}), crop_embedding_topk
         self.kept_area = kept_area
 
@@ -125,6 +132,7 @@ class MultiDatasetMapper:
             "crop_embeddings": open_crop_embeddings(cfg) if is_train else {},
             "crop_embedding_topk": getattr(cfg.MODEL.get("DISTILLATION"), "MAX_REGIONS", 300),
             "kept_area": cfg.DATASETS.CROP_EMBEDDINGS_KEPT_AREA,
+            "pseudo_boxes": open_pseudo_boxes(cfg) if is_train else {},
             "recompute_boxes": is_train and cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED,
         }
 
@@ -157,6 +165,10 @@ class MultiDatasetMapper:
         if record.get("dataset") in self.crop_embeddings:
             arrays = self.crop_embeddings[record["dataset"]].read(record["image_id"])
             record["distill"] = embeddings_of(arrays, transforms, size, self.crop_embedding_topk, self.kept_area)
+        pseudo = self.pseudo_boxes.get(record.get("dataset", ""))
+        found = None if pseudo is None else pseudo.of(record["image_id"], transforms, size)
+        if pseudo is not None and found is not None:
+            record["pseudo_boxes"], record["pseudo_datasets"] = found, pseudo.datasets
         annotations = record.pop("annotations", None)
         if annotations is not None:
             record["instances"] = self._instances(record, annotations, transforms, size)

@@ -45,6 +45,7 @@ class MixEntry:
         scale_range: random scale of the crop recipes relative to ``image_size``; None: INPUT.SCALE_RANGE.
         annotation_scope: what its annotation speaks about; None: MODEL.ANNOTATION_SCOPE.
         proposals: folder of stored proposals (python -m mvseg.inference.proposals); None: that of its card.
+        pseudo_boxes: file of boxes of classes that it does not annotate (python -m mvseg.inference.pseudo_boxes).
         crop_embeddings: folder of a teacher's embeddings of crops (python -m mvseg.distill embed); None: that of its
             card.
 
@@ -63,6 +64,7 @@ class MixEntry:
     scale_range: tuple[float, float] | None = None
     annotation_scope: str | None = None
     proposals: str | None = None
+    pseudo_boxes: str | None = None
     crop_embeddings: str | None = None
 
     def __post_init__(self) -> None:

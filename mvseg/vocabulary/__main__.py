@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import comparison, embed, inspection, learning, match, merging, unidet
+from .commands import aggregate_train, comparison, embed, inspection, learning, match, merging, unidet
 
-COMMANDS = (embed, inspection, comparison, merging, learning, match, unidet)
+COMMANDS = (embed, aggregate_train, inspection, comparison, merging, learning, match, unidet)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

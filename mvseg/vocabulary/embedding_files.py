@@ -33,6 +33,13 @@ class Provenance:
         prompts: name of the prompt set, or its templates separated by ";".
         average: how several prompts were averaged: "normalized" or "raw".
         synonyms: whether a word's synonyms went into its row: "ignore" or "average".
+        descriptions: the file whose sentences went into rows.
+        image_encoder: the encoder of the image examples that went into rows, as it was called.
+        image_fingerprint: content hash of that encoder.
+        examples: where the image examples are from, and how they were seen.
+        aggregator: the file that made rows of them; "": their average.
+        fusion_weight: weight of images beside text.
+        rows: for every row what it is made of, such as "10 descriptions + 5 examples"; empty: prompts.
     """
 
     encoder: str
@@ -40,6 +47,13 @@ class Provenance:
     prompts: str = ""
     average: str = "normalized"
     synonyms: str = "ignore"
+    descriptions: str = ""
+    image_encoder: str = ""
+    image_fingerprint: str = ""
+    examples: str = ""
+    aggregator: str = ""
+    fusion_weight: str = ""
+    rows: tuple[str, ...] = ()
 
 
 def read_embeddings(path: str | Path) -> tuple[Tensor, tuple[str, ...] | None]:
@@ -154,7 +168,9 @@ def read_provenance(path: str | Path) -> Provenance | None:
             text = _safetensors_facts(path).get(_KEY)
         fields: dict[str, Any] = json.loads(text) if text else {}
         known = {f.name for f in dataclasses.fields(Provenance)}
-        return Provenance(**{k: str(v) for k, v in fields.items() if k in known}) if fields else None
+        values: dict[str, Any] = {k: str(v) for k, v in fields.items() if k in known}
+        values["rows"] = tuple(map(str, fields.get("rows", ())))
+        return Provenance(**values) if fields else None
     except (OSError, ValueError, TypeError, zipfile.BadZipFile, SafetensorError):
         return None  # who reads the table itself says what is wrong with the file
 

@@ -288,7 +288,7 @@ def test_pairs_and_neighbours_against_brute_force(monkeypatch):
 def test_module_is_a_command_with_clear_errors(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    assert "{embed,inspect,compare,merge}" in capsys.readouterr().out
+    assert "{embed,aggregate-train,inspect,compare,merge," in capsys.readouterr().out
     command = [sys.executable, "-m", "mvseg.vocabulary", "inspect", "cat,,dog"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.strip() == "error: word 2 of 3 is empty in 'cat,,dog'"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..suggestions import did_you_mean
-from .base import batches, hash_tensors, require
+from .base import PixelSettings, batches, hash_tensors, require
 from .context import ContextTower
 
 MAX_ASPECT = 8  # an image that is longer is cut to its middle before it is resized; the model sees only the middle
@@ -81,17 +81,22 @@ class _OpenClipSide:
         self._device = device
         self._batch_size = batch_size or self.usual_batch_size
 
-
-class OpenClipTextEncoder(_OpenClipSide):
-    """The text side of a CLIP model of the package open_clip."""
-
-    usual_batch_size = 256
-
     @cached_property
     def _tokenize(self) -> Any:
         import open_clip
 
         return open_clip.get_tokenizer(self._architecture)
+
+    @cached_property
+    def _text_fingerprint(self) -> str:
+        weights = {n: t for n, t in self._model.state_dict().items() if not n.startswith("visual.")}
+        return hash_tensors(weights, {"kind": "open_clip text", "tokenizer": _tokenizer_settings(self._tokenize)})
+
+
+class OpenClipTextEncoder(_OpenClipSide):
+    """The text side of a CLIP model of the package open_clip."""
+
+    usual_batch_size = 256
 
     @cached_property
     def fingerprint(self) -> str:
@@ -100,8 +105,7 @@ class OpenClipTextEncoder(_OpenClipSide):
         Returns:
             Hexadecimal digits.
         """
-        weights = {n: t for n, t in self._model.state_dict().items() if not n.startswith("visual.")}
-        return hash_tensors(weights, {"kind": "open_clip text", "tokenizer": _tokenizer_settings(self._tokenize)})
+        return self._text_fingerprint
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -158,6 +162,15 @@ class OpenClipImageEncoder(_OpenClipSide):
         settings = {name: str(value) for name, value in self._settings.items()}
         return hash_tensors(self._model.visual.state_dict(), {"kind": "open_clip image", "preprocess": settings})
 
+    @property
+    def text_fingerprint(self) -> str:
+        """Say which text encoder shares the space of these embeddings.
+
+        Returns:
+            The fingerprint of :class:`OpenClipTextEncoder` of the same model.
+        """
+        return self._text_fingerprint
+
     @torch.no_grad()
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:
         """Embed images.
@@ -176,6 +189,41 @@ class OpenClipImageEncoder(_OpenClipSide):
             pixels = torch.stack([self._prepare(image) for image in batch]).to(self._device)
             rows.append(self._model.encode_image(pixels))
         return torch.cat(rows).float().cpu()
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """Say how the model wants its pixels.
+
+        Returns:
+            The settings of its own preprocessing.
+        """
+        given = self._settings
+        size = given["size"]
+        side = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        return PixelSettings(
+            side, tuple(given["mean"]), tuple(given["std"]), given["interpolation"], given["resize_mode"]
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Say where the model runs.
+
+        Returns:
+            The device.
+        """
+        return torch.device(self._device)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Embed prepared images.
+
+        Args:
+            pixels: (n, 3, H, W), float32, normalised, on the device of the model.
+
+        Returns:
+            Embeddings (n, D), float32, on that device, not normalised.
+        """
+        return self._model.encode_image(pixels).float()
 
     def _prepare(self, image: np.ndarray) -> Tensor:
         from PIL import Image

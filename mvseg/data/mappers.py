@@ -42,8 +42,8 @@ class MultiDatasetMapper:
     dataset with stored proposals ``proposals`` holds ``proposal_boxes`` and ``objectness_logits``, at test time too. Of
     one with a teacher's crop embeddings ``distill`` holds ``proposal_boxes`` and ``gt_embeddings``, in training.
 
-    A dataset with pseudo boxes has ``pseudo_boxes`` (:meth:`mvseg.data.pseudo_boxes.PseudoBoxes.of`) beside ``instances``,
-    and the ``pseudo_datasets`` of their words, in training.
+    A dataset with pseudo boxes has ``pseudo_boxes`` (:meth:`mvseg.data.pseudo_boxes.PseudoBoxes.of`) beside
+    ``instances``, and the ``pseudo_datasets`` of their words, in training.
 
     Args:
         is_train: whether annotations are mapped; False drops them.

@@ -81,7 +81,8 @@ class DomainAttention(nn.Module):
         self.routing = nn.Linear(channels, num_adapters) if num_adapters > 1 else None
         with torch.no_grad():
             for adapter in self.adapters:
-                adapter.fc2.bias += math.log(initial_gate / (1 - initial_gate))
+                bias: Any = adapter.fc2.bias
+                bias += math.log(initial_gate / (1 - initial_gate))
 
     def gate(self, x: Tensor) -> Tensor:
         """Compute the factor of every channel, in float32 also under autocast.

@@ -1,4 +1,4 @@
-"""The configs of projects/DomainAttention, DetectionHub and CategoryExtension: their parts are there, models are built."""
+"""The configs of projects/DomainAttention, DetectionHub and CategoryExtension: their parts, and models are built."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def no_data(tmp_path, monkeypatch):
 def test_config_describes_a_model_that_can_be_built(path: Path, no_data: None):
     off = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False"]
     cfg = load_config(path, off)
-    if path.stem.startswith("Again"):  # its pseudo boxes are made by the model of the first training, and no model reads
+    if path.stem.startswith(
+        "Again"
+    ):  # its pseudo boxes are made by the model of the first training, and no model reads
         first = load_config(path.with_name(path.name.replace("Again", "First")), off)  # them: the same one
         assert cfg.MODEL == first.MODEL and cfg.DATASETS.TRAIN == first.DATASETS.TRAIN
         assert [entry.pseudo_boxes is None for entry in mixture_from_config(cfg)] == [False, True]

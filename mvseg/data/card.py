@@ -21,7 +21,7 @@ from mvseg.vocabulary.embeddings import check_embeddings
 from .supervision import check_supervision
 
 # What cards can name under ``evaluator``; mvseg.evaluation.register_evaluator adds to it.
-EVALUATORS = ["coco", "lvis", "openimages", "voc", "sem_seg", "coco_panoptic_seg", "none"]
+EVALUATORS = ["coco", "lvis", "openimages", "voc", "proposals", "sem_seg", "coco_panoptic_seg", "none"]
 # Evaluator -> keys that a card of any format may set under ``options`` for it, with what they mean.
 EVALUATOR_OPTIONS: dict[str, dict[str, str]] = {
     "voc": {"measure": "2007: mean precision at 11 recalls; 2012: area under the curve; left out: 2012"},
@@ -73,8 +73,8 @@ class DatasetCard:
         embeddings: file of text embeddings in the order of the vocabulary, or ``{file: ..., rows: ...}`` with the
             built-in table or file of names that the rows follow; or a list of these, all of one text encoder: every
             word comes from the first table that has it.
-        evaluator: "coco", "lvis", "openimages", "voc", "sem_seg", "coco_panoptic_seg", or "none" for a set that is
-            only trained on; empty: by the format.
+        evaluator: "coco", "lvis", "openimages", "voc", "proposals", "sem_seg", "coco_panoptic_seg", or "none" for a set
+            that is only trained on; empty: by the format.
         split: file that lists the images to use, one a line (name with or without ending); None: all.
         aliases: category name in the annotation file -> word of the vocabulary.
         ignore: category names whose annotations are left out.

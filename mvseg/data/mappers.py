@@ -127,7 +127,7 @@ class MultiDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
-            "proposals": open_proposals(cfg),
+            "proposals": open_proposals(cfg, cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST),
             "proposal_topk": cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"],
             "crop_embeddings": open_crop_embeddings(cfg) if is_train else {},
             "crop_embedding_topk": getattr(cfg.MODEL.get("DISTILLATION"), "MAX_REGIONS", 300),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -73,7 +73,7 @@ def proposal_folders(cfg: CfgNode) -> dict[str, str]:
                 "MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals, or MODEL.LOAD_PROPOSALS True"
             )
         return {}
-    found = {}
+    found: dict[str, str] = {}
     listed = (cfg.DATASETS.PROPOSAL_FILES_TRAIN, cfg.DATASETS.PROPOSAL_FILES_TEST)
     for key, names, folders in zip(FILES, (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST), listed, strict=True):
         if folders and len(folders) != len(names):
@@ -89,17 +89,20 @@ def proposal_folders(cfg: CfgNode) -> dict[str, str]:
     return found
 
 
-def open_proposals(cfg: CfgNode) -> dict[str, ProposalFolder]:
+def open_proposals(cfg: CfgNode, names: Collection[str] | None = None) -> dict[str, ProposalFolder]:
     """Open the stored proposals of the datasets of a config, and check that they belong to their images.
 
     Args:
         cfg: the config; its cards must be registered.
+        names: datasets that will be read, whose records the check needs; None: all of the config.
 
     Returns:
         Dataset name to its proposals.
     """
     opened = {}
     for name, folder in proposal_folders(cfg).items():
+        if names is not None and name not in names:
+            continue
         opened[name] = ProposalFolder(folder, f"dataset {name!r}")
         opened[name].check_dataset(name, images_fingerprint(get_records(name)))
     return opened

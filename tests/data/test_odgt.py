@@ -69,6 +69,18 @@ def test_bad_input(tmp_path, card, lines, options, message):
         DatasetCatalog.get("people_bad")
 
 
+def test_ids_that_mean_no_image_or_several(tmp_path, card):
+    out = {"ID": "../outside", "gtboxes": [PERSON]}
+    picture(tmp_path / "outside.jpg")
+    card(name="people_out", **odgt(tmp_path, [*LINES, out], box="visible"))
+    with pytest.raises(ValueError, match=r"a.odgt, line 3: ID '../outside' leads out of the image folder"):
+        DatasetCatalog.get("people_out")
+    picture(tmp_path / "Images" / "more" / "b.png")
+    card(name="people_twice", **odgt(tmp_path, LINES, box="visible"))
+    with pytest.raises(ValueError, match=r"line 2: 2 images of .* are called b: b.jpg, more/b.png; which one is meant"):
+        DatasetCatalog.get("people_twice")
+
+
 def test_a_missing_image(tmp_path, card):
     card(name="people_gone", **odgt(tmp_path, [*LINES, {"ID": "gone", "gtboxes": [PERSON]}], box="visible"))
     with pytest.raises(FileNotFoundError, match=r"'people_gone'.*gone.jpg does not exist"):

@@ -241,6 +241,17 @@ def test_where_the_folder_comes_from(tmp_path: Path, dataset: str):
         proposal_folders(config(dataset, MIX=[{"name": dataset, "proposals": 3}]))
 
 
+def test_a_test_does_not_read_the_training_data(tmp_path: Path, dataset: str):
+    """The proposals of a training set are checked against its records, which a test alone has no use for."""
+    name = f"{dataset}_gone"
+    register_dataset(name=name, format="coco", image_root="gone", annotations="gone.json", vocabulary=["a"])
+    both = config(dataset, TRAIN=(name,), PROPOSAL_FILES_TRAIN=("gone",))
+    both.DATASETS.TEST, both.DATASETS.PROPOSAL_FILES_TEST = (dataset,), (stored_for(dataset, tmp_path / "p"),)
+    assert list(MultiDatasetMapper.from_config(both, is_train=False)["proposals"]) == [dataset]
+    with pytest.raises(FileNotFoundError, match=f"dataset '{name}': there are no stored proposals in gone"):
+        MultiDatasetMapper.from_config(both, is_train=True)
+
+
 def test_proposals_of_other_images(tmp_path: Path, dataset: str):
     folder = Path(stored_for(dataset, tmp_path / "p"))
     content = json.loads((tmp_path / "a.json").read_text())

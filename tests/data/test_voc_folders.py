@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from mvseg.data import get_records, get_vocabulary
+from mvseg.data.card import _read_builtin_table
 from mvseg.data.catalog import dataset_report, get_card, register_builtin_cards
 from mvseg.data.mappers import MultiDatasetMapper
 from mvseg.data.statistics import dataset_statistics
@@ -111,6 +112,7 @@ def test_the_cards_cost_nothing_before_they_are_used(monkeypatch):
         raise AssertionError("the words were made")
 
     monkeypatch.setitem(tables._AT_RUN_TIME, "imagenet_1k", stop)
+    _read_builtin_table.cache_clear()  # another test may have made them
     assert {"imagenet_boxes_train", "imagenet_boxes_val"} <= set(register_builtin_cards())
     train = get_card("imagenet_boxes_train")
     assert (train.evaluator, train.vocabulary, train.options) == ("none", "imagenet_1k", {"only_shown_classes": True})
@@ -169,3 +171,16 @@ def test_difficult_objects_can_be_trained_on(tmp_path, card, train):
     found.scores, found.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 0])
     evaluator.process([record], [{"instances": found}])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_a_file_name_of_another_machine_leads_nowhere(tmp_path, card):
+    """Annotation tools write their own paths; a file that happens to lie there is not the dataset's image."""
+    foreign = tmp_path / "desk/a.jpg"
+    write_image(foreign, (9, 9))
+    write_image(tmp_path / "images/a.jpg")
+    write_image(tmp_path / "images/b.jpg")
+    box = [("cat", (3, 4, 12, 13))]
+    write_xml(tmp_path / "xml", "a", box, filename=str(foreign))
+    write_xml(tmp_path / "xml", "b", box, filename="../desk/a.jpg")
+    card(name="desk", format="voc", image_root=str(tmp_path / "images"), annotations=str(tmp_path / "xml"))
+    assert [Path(r["file_name"]) for r in get_records("desk")] == [tmp_path / "images/a.jpg", tmp_path / "images/b.jpg"]

@@ -292,6 +292,32 @@ def test_one_word_for_two_things_and_two_words_for_one():
         LabelSpace.merge_mapping({"p": plain, "f": fine}, words | {"rodent": {"p": "mouse", "f": "Mouse (animal)"}})
 
 
+def test_one_word_for_two_things_stays_two_where_a_mapping_says_so():
+    """Equal spellings are one word for merge_names, which cannot know better; a mapping by hand can."""
+    animals = Vocabulary(name="animals", names=("bat", "cat"))
+    sports = Vocabulary(name="sports", names=("bat", "ball"))
+    assert LabelSpace.merge_names({"a": animals, "s": sports}).n == 3
+    words = {"bat (animal)": {"a": "bat"}, "baseball bat": {"s": "bat"}}
+    apart = LabelSpace.merge_mapping({"a": animals, "s": sports}, words)
+    assert apart.n == 4 and set(apart.columns("a").tolist()).isdisjoint(apart.columns("s").tolist())
+    assert {"bat (animal)", "baseball bat"} <= set(apart.names)
+
+
+def test_one_class_and_nothing_in_common():
+    """A dataset of one class, which shares no word with the others: every image has its own columns only."""
+    vocabularies = {
+        "faces": Vocabulary(name="faces", names=("face",), embeddings=torch.eye(4)[:1]),
+        "pets": Vocabulary(name="pets", names=("cat", "dog"), embeddings=torch.eye(4)[1:3]),
+    }
+    for space in (LabelSpace.merge_names(vocabularies), LabelSpace.merge_similar(vocabularies, 0.5)):
+        assert space.n == 3 and not space.aliases()
+        images = [ImageFacts(dataset=d, classes=space.columns(d)[:1]) for d in vocabularies]
+        mask = AnnotationScopes(space, "own").of(images).mask
+        assert mask.sum(1).tolist() == [1, 2] and not (mask[0] & mask[1]).any()
+        safe = AnnotationScopes(space, "safe").of(images).mask
+        assert safe.tolist() == mask.tolist()
+
+
 def test_parents_in_a_circle():
     with pytest.raises(ValueError, match=r"vocabulary 'v': the parents go round in a circle: a -> b -> c -> a"):
         Vocabulary(name="v", names=("x", "a", "b", "c"), parents=(("a",), ("b",), ("C",), ("A",)))

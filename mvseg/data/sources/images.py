@@ -38,6 +38,20 @@ def find_files(root: Path) -> Iterator[str]:
                 yield name if inner == "." else os.path.join(inner, name)
 
 
+def is_below(root: str | Path, name: str) -> bool:
+    """Say whether a path that a file names stays in the folder that it is relative to.
+
+    Args:
+        root: the folder.
+        name: the path, which may be absolute or have ``..`` in it.
+
+    Returns:
+        True if it does; links are not followed.
+    """
+    place = os.path.normpath(os.path.join(root, name))
+    return os.path.commonpath([os.path.abspath(root), os.path.abspath(place)]) == os.path.abspath(root)
+
+
 def is_image(name: str) -> bool:
     """Say whether a file has the ending of an image.
 

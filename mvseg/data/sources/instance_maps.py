@@ -15,7 +15,7 @@ from mvseg.vocabulary import Vocabulary
 
 from ..card import DatasetCard
 from ..checks import LoadReport, complain
-from ..label_maps import IntMap, LabelMapError, read_index_map
+from ..label_maps import LabelMapError, read_index_map
 from ..reading import ImageReadError
 from ..supervision import has_masks
 from ..threads import in_threads
@@ -111,11 +111,11 @@ def load_instance_maps(card: DatasetCard, vocabulary: Vocabulary | None) -> Load
     return LoadedDataset(records, vocabulary, report)
 
 
-def regions_of(pixels: IntMap, labels: list[int], divisor: int, groups: bool) -> list[Region]:
+def regions_of(pixels: npt.NDArray[Any], labels: list[int], divisor: int, groups: bool) -> list[Region]:
     """Find the regions of a map, all in one pass over its runs.
 
     Args:
-        pixels: pixel values, (H, W), int64.
+        pixels: pixel values, (H, W), integers of any size.
         labels: labels whose regions are wanted.
         divisor: see the format's options.
         groups: see the format's options.
@@ -127,7 +127,7 @@ def regions_of(pixels: IntMap, labels: list[int], divisor: int, groups: bool) ->
     columns = np.ascontiguousarray(pixels.T).reshape(-1)  # run lengths go down the columns
     starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
     ends = np.append(starts[1:], columns.size)
-    values = columns[starts]
+    values = columns[starts].astype(np.int64)
     label = _label(values, divisor, groups)
     wanted = np.flatnonzero(np.isin(label, labels))
     wanted = wanted[np.argsort(values[wanted], kind="stable")]

@@ -26,7 +26,7 @@ from .base import (
     read_split,
     register_format,
 )
-from .images import find_files, image_sizes, is_image
+from .images import find_files, image_sizes, is_below, is_image
 
 _KINDS = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 _TAG_OF_GROUPS = "mask"
@@ -54,7 +54,8 @@ def load_odgt(card: DatasetCard, vocabulary: Vocabulary | None) -> LoadedDataset
 
     Raises:
         FileNotFoundError: if the file, the image folder or an image does not exist.
-        ValueError: if the option is missing, or a line is wrong; the message names file, line and box.
+        ValueError: if the option is missing, a line is wrong, or an ID fits several images or leads out of the folder;
+            the message names file, line and box.
     """
     kind = card.options.get("box")
     if kind not in _KINDS:
@@ -125,9 +126,24 @@ def _classes(
 
 
 def _records(card: DatasetCard, lines: list[tuple[int, dict[str, Any]]], root: Path) -> list[dict[str, Any] | None]:
-    files = {os.path.splitext(os.path.basename(name))[0]: name for name in find_files(root) if is_image(name)}
+    files: dict[str, list[str]] = {}
+    for name in find_files(root):
+        if is_image(name):
+            files.setdefault(os.path.splitext(os.path.basename(name))[0], []).append(name)
     images = [str(line["ID"]) for _, line in lines]
-    paths = [root / files.get(image, f"{image}.jpg") for image in images]
+    paths = []
+    for (number, _), image in zip(lines, images, strict=True):
+        named = files.get(image, [f"{image}.jpg"])
+        if len(named) > 1:
+            complain(
+                f"{card.where}: {card.annotations}, line {number}: {len(named)} images of {root} are called {image}: "
+                f"{', '.join(named[:3])}; which one is meant?"
+            )
+        if not is_below(root, named[0]):
+            raise ValueError(
+                f"{card.where}: {card.annotations}, line {number}: ID {image!r} leads out of the image folder {root}"
+            )
+        paths.append(root / named[0])
     sizes = image_sizes(card, paths)
     found = zip(images, paths, sizes, strict=True)
     return [new_record(card, path, *size, image) if size is not None else None for image, path, size in found]

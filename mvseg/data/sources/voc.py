@@ -30,7 +30,7 @@ from .base import (
     register_format,
 )
 from .image_paths import read_flag
-from .images import find_files, is_image
+from .images import find_files, is_below, is_image
 from .tables import read_class_names, unique_names
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp")
@@ -196,7 +196,10 @@ class _Images:
         folder = os.path.normpath(os.path.join(self.root, file.folder))
         named = [os.path.join(folder, file.image)] if is_image(file.image) else []
         usual = [os.path.join(folder, file.path.stem + ending) for ending in self.endings]
-        return named + usual + ([os.path.join(self.root, file.image)] if file.image else [])
+        places = named + usual + ([os.path.join(self.root, file.image)] if file.image else [])
+        if "/" not in file.image and os.sep not in file.image:
+            return places
+        return [place for place in places if is_below(self.root, place)]  # paths of the annotator's machine
 
 
 def _image_record(card: DatasetCard, file: _File, images: _Images, number: int, report: LoadReport) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Encoders: models that turn sentences or images into embeddings; weights are local unless a tag is asked for."""
 
-from .base import ImageEncoder, TextEncoder
+from .base import ImageEncoder, PixelEncoder, PixelSettings, TextEncoder
 from .build import build_image_encoder, build_text_encoder
 from .cache import CachedTextEncoder, cache_folder
 from .clip import OpenClipImageEncoder, OpenClipTextEncoder
@@ -15,6 +15,8 @@ __all__ = [
     "ImageEncoder",
     "OpenClipImageEncoder",
     "OpenClipTextEncoder",
+    "PixelEncoder",
+    "PixelSettings",
     "TableTextEncoder",
     "TextEncoder",
     "build_image_encoder",

@@ -6,10 +6,12 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 FINGERPRINT_LENGTH = 32  # hexadecimal digits: 128 bits
@@ -61,6 +63,59 @@ class ImageEncoder(Protocol):
 
         Returns:
             Embeddings (n, D), float32, on the CPU.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How an image encoder wants its pixels.
+
+    Args:
+        size: height and width of its input.
+        mean: subtracted from values of 0 to 1, RGB.
+        std: they are divided by it.
+        interpolation: "bicubic" or "bilinear".
+        resize: "squash" to the size, or "shortest": the shorter side is resized, and the middle is cut out.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+
+
+@runtime_checkable
+class PixelEncoder(Protocol):
+    """An image encoder that also takes prepared pixels, so that crops can be cut in batches on its device."""
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """Say how it wants its pixels.
+
+        Returns:
+            The settings.
+        """
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Say where it runs.
+
+        Returns:
+            The device.
+        """
+        ...
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Embed prepared images, without a gradient.
+
+        Args:
+            pixels: (n, 3, H, W), float32, normalised, on the device of the encoder.
+
+        Returns:
+            Embeddings (n, D), float32, on that device.
         """
         ...
 

@@ -97,3 +97,13 @@ def test_many_words_take_no_longer_than_a_moment():
     )
     assert len(found) == 300
     assert time.perf_counter() - start < 5  # measured: well below a second
+
+
+def test_no_candidate_and_no_limit_of_their_number():
+    boxes = torch.tensor([[0.0, 0, 8, 8], [1, 1, 9, 9]])
+    for limit, count in ((0.5, 0), (0.1, 2)):
+        found, rows = select_detections(
+            boxes, torch.tensor([[0.3], [0.2]]), (20, 20), score_threshold=limit, nms_threshold=0.5, topk=-1,
+            soft_sigma=100.0,
+        )  # fmt: skip
+        assert len(found) == len(rows) == count

@@ -91,7 +91,7 @@ def select_detections(
                 clipped.tensor, passing[best], rows[best], groups, sigma=soft_sigma, score_threshold=limit, topk=topk
             )
             # What was left out is at most as good as the last candidate, and its score can only fall.
-            enough = len(keep) >= topk and (topk == 0 or bool(final[-1] >= passing[best[-1]]))
+            enough = len(keep) >= topk and (topk <= 0 or bool(final[-1] >= passing[best[-1]]))
         if count >= len(passing) or enough:
             break
         count *= GROWTH

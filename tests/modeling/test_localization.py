@@ -346,3 +346,20 @@ def test_proposals_of_the_record(model: Any):
     for mode in (True, False):
         with pytest.raises(ValueError, match="dataset 'loc_a', image 7 has no proposals"):
             other.train(mode)([{**image, **inputs}])
+
+
+def test_soft_suppression_and_calibration_of_a_localisation_network(model: Any):
+    """Gaussian suppression lowers scores here as well; words that could be calibrated there are none."""
+    model.eval()
+    inputs = [{"image": record("loc_a", 5)["image"], "height": 64, "width": 80}]
+    heads, found = model.roi_heads, {}
+    with torch.no_grad():
+        for sigma in (None, 0.5, 1e9):  # of the last nothing falls, and nothing goes
+            heads.soft_sigma = sigma
+            found[sigma] = model(inputs)[0]["instances"].scores
+    heads.soft_sigma = None
+    assert len(found[1e9]) > len(found[None])
+    assert found[0.5].sum() < found[1e9].sum() and found[0.5][0] == found[1e9][0]
+    assert build_model(cfg_of(MODEL__ROI_HEADS__NMS="gaussian")).roi_heads.soft_sigma == 0.5
+    with pytest.raises(ValueError, match=r"set MODEL.CALIBRATION.ENABLED False"):
+        build_model(cfg_of(MODEL__CALIBRATION__ENABLED=True))

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives.localization import localization_confidence, paired_iou, quality_loss
 from mvseg.modeling.roi_heads.cascade import MultiDatasetCascadeROIHeads
-from mvseg.modeling.roi_heads.selection import select_detections
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -40,9 +39,14 @@ class LocalizationROIHeads(MultiDatasetCascadeROIHeads):
             **kwargs: as for ``MultiDatasetCascadeROIHeads``, with one stage and one label column.
 
         Raises:
-            ValueError: if there are several stages or label columns.
+            ValueError: if there are several stages or label columns, or scores shall be calibrated by word.
         """
         super().__init__(**kwargs)
+        if self.calibration is not None:
+            raise ValueError(
+                "LocalizationROIHeads knows no words whose scores could be calibrated: set "
+                "MODEL.CALIBRATION.ENABLED False"
+            )
         if self.num_cascade_stages != 1:
             raise ValueError(
                 f"LocalizationROIHeads has one stage, MODEL.ROI_BOX_CASCADE_HEAD.IOUS {self.num_cascade_stages}: set "
@@ -126,13 +130,5 @@ class LocalizationROIHeads(MultiDatasetCascadeROIHeads):
         for b, objectness, overlap, p in zip(boxes, self._scores([hidden], boxes), overlaps, proposals):
             center = p.objectness_logits.float().sigmoid()
             scores = localization_confidence(objectness[:, 0], center, overlap, self.alpha)
-            chosen, _ = select_detections(
-                b,
-                scores[:, None],
-                p.image_size,
-                score_threshold=self.score_threshold,
-                nms_threshold=self.nms_threshold,
-                topk=self.topk,
-            )
-            detections.append(chosen)
+            detections.append(self._best(b, scores[:, None], p.image_size, self.score_threshold))
         return detections

@@ -150,3 +150,12 @@ def test_settings_come_from_the_config():
     cfg.MODEL.LONG_TAIL.FOCAL_NORMALIZER, cfg.MODEL.CLASSIFIER.AVERAGE = "objects", "images"
     with pytest.raises(ValueError, match="AVERAGE images"):
         build_objectives(cfg, 3, None)
+
+
+def test_validation_in_several_processes_divides_by_its_own_objects(monkeypatch: pytest.MonkeyPatch):
+    targets = RegionTargets(torch.tensor([0, 1, 1, 4]), torch.tensor([0, 0, 0, 0]))
+    logits, objective = some_logits(4, 4), FocalObjective(4)
+    with torch.no_grad():
+        alone = objective.losses(logits, targets, None)["loss_cls"]
+        monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 8)
+        assert objective.losses(logits, targets, None)["loss_cls"] == alone

@@ -10,11 +10,10 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from detectron2.utils import comm
 from torch import Tensor
 
 from mvseg.modeling.objectives.classification import SigmoidObjective
-from mvseg.modeling.objectives.processes import summed_over_processes
+from mvseg.modeling.objectives.processes import mean_over_processes
 from mvseg.modeling.objectives.region import column_targets, positive_entries
 from mvseg.modeling.objectives.registry import OBJECTIVES, RegionTargets
 from mvseg.modeling.precision import at_least_float32
@@ -155,5 +154,5 @@ class FocalObjective(SigmoidObjective):
         )
         if self.normalizer == "regions":
             return {"loss_cls": total / max(len(logits), 1)}
-        objects = summed_over_processes((targets.classes < self.num_classes).sum()) / comm.get_world_size()
+        objects = mean_over_processes((targets.classes < self.num_classes).sum())
         return {"loss_cls": total / objects.clamp(min=1)}

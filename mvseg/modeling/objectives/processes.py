@@ -11,10 +11,10 @@ def summed_over_processes(values: Tensor) -> Tensor:
     """Add up a tensor over all processes of a training step; every process must call it.
 
     Args:
-        values: (...) numbers of this process, of any shape, without a gradient.
+        values: (N,) numbers of this process, or any other shape such as (2, n), without a gradient.
 
     Returns:
-        (...) their sums, equal on all processes; the values themselves where nothing is learnt (no gradient is wanted)
+        (N,) their sums, equal on all processes; the values themselves where nothing is learnt (no gradient is wanted)
         or there is one process.
 
     Source: our own derivation.
@@ -23,3 +23,18 @@ def summed_over_processes(values: Tensor) -> Tensor:
         values = values.detach().clone()
         torch.distributed.all_reduce(values)
     return values
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Average a tensor over all processes of a training step; every process must call it.
+
+    Args:
+        values: (N,) numbers of this process, or any other shape such as (2, n), without a gradient.
+
+    Returns:
+        (N,) float, their means, equal on all processes; the values themselves where nothing is learnt (no gradient is
+        wanted), since then processes do not go through as many batches.
+
+    Source: our own derivation.
+    """
+    return summed_over_processes(values) / (comm.get_world_size() if torch.is_grad_enabled() else 1)

@@ -424,3 +424,25 @@ def test_config_reaches_the_objective_and_names_what_cannot_be():
         ScaleDetObjective(N, hard_weight=0.0, soft_weight=0.0)
     with pytest.raises(ValueError, match="choose sum or mean"):
         similarity_loss(torch.zeros(1, 1), torch.zeros(1, 1), num_regions=1, reduction="median")  # type: ignore[arg-type]
+
+
+def test_averages_over_images_weigh_images_alike():
+    """AVERAGE images: both losses are the mean of what every image alone has; losses that cannot do it refuse."""
+    classifier, x = classifier_of(text_rows()), features()
+    objective = ScaleDetObjective(N, soft_weight=0.5, average="images")
+    single = ScaleDetObjective(N, soft_weight=0.5)
+    classes, images = torch.tensor(CLASSES), torch.tensor([0, 0, 0, 0, 1, 1])
+    whole = objective.losses_of_features(classifier, x, RegionTargets(classes, images), None)
+    for name, loss in whole.items():
+        alone = [
+            single.losses_of_features(classifier, x[rows], RegionTargets(classes[rows], images[rows] * 0), None)[name]
+            for rows in (slice(0, 4), slice(4, 6))
+        ]
+        torch.testing.assert_close(loss, sum(alone) / 2)
+    cfg = get_cfg()
+    cfg.MODEL.CLASSIFIER.AVERAGE, cfg.MODEL.CLASSIFIER.LOSS = "images", "scaledet"
+    assert build_objectives(cfg, N, None)["boxes"].average == "images"
+    for name in ("softmax", "seesaw", "balanced_group_softmax"):
+        cfg.MODEL.CLASSIFIER.LOSS = name
+        with pytest.raises(ValueError, match=f"'images': the loss {name} is divided in its own way"):
+            build_objectives(cfg, N, torch.ones(N))

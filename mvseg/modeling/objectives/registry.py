@@ -440,8 +440,17 @@ def build_objectives(cfg: Any, num_classes: int, image_count: Tensor | None) -> 
     Returns:
         Kind of supervision to objective; kinds that share an objective share the object.
 
+    Raises:
+        ValueError: if averages over images are wanted of a loss that does not make them.
+
     Source: our own derivation.
     """
     chosen = chosen_objectives(cfg)
     built = {name: OBJECTIVES.get(name).from_config(cfg, num_classes, image_count) for name in set(chosen.values())}
+    loss, average = cfg.MODEL.CLASSIFIER.LOSS, cfg.MODEL.CLASSIFIER.AVERAGE
+    if loss in built and average != getattr(built[loss], "average", "regions"):
+        raise ValueError(
+            f"MODEL.CLASSIFIER.AVERAGE {average!r}: the loss {loss} is divided in its own way; set AVERAGE regions, or "
+            "LOSS to one that averages over images, such as sigmoid"
+        )
     return {kind: built[name] for kind, name in chosen.items()}

@@ -81,6 +81,7 @@ class ScaleDetObjective(SigmoidObjective):
         image_count: Tensor | None = None,
         ignore_zero: bool = False,
         *,
+        average: str = "regions",
         hard_weight: float = 1.0,
         soft_weight: float = 0.1,
         similarity: str = "minmax",
@@ -94,6 +95,7 @@ class ScaleDetObjective(SigmoidObjective):
             num_classes: number n of label columns.
             image_count: (n,) training images of every class; needed to ignore classes without any.
             ignore_zero: leave classes without training images out of the loss.
+            average: "regions": over all regions; "images": over those of an image, then over images.
             hard_weight: factor on the binary decisions; 0 leaves the soft loss alone.
             soft_weight: factor lambda on the soft loss; 0 is the objective ``sigmoid``.
             similarity: how the cosines of labels become the similarity: "none", "minmax" or "centered".
@@ -106,7 +108,7 @@ class ScaleDetObjective(SigmoidObjective):
 
         Source: Chen et al. 2023, ScaleDet (arXiv 2306.04849): two losses; the numbers and choices are ours.
         """
-        super().__init__(num_classes, image_count, ignore_zero)
+        super().__init__(num_classes, image_count, ignore_zero, average=average)
         _check_choice("SIMILARITY", similarity, (UNSCALED, *RESCALES))
         _check_choice("COMPARE", compared, get_args(Compared))
         _check_choice("REDUCTION", reduction, get_args(Reduction))
@@ -152,6 +154,7 @@ class ScaleDetObjective(SigmoidObjective):
             num_classes,
             image_count,
             classifier.IGNORE_ZERO_CATS,
+            average=classifier.AVERAGE,
             hard_weight=node.HARD_WEIGHT,
             soft_weight=node.SOFT_WEIGHT,
             similarity=node.SIMILARITY,
@@ -230,6 +233,7 @@ class ScaleDetObjective(SigmoidObjective):
         columns: Tensor | None,
     ) -> Tensor:
         rows = (targets.classes < self.num_classes).nonzero()[:, 0]
+        weights = self._weights(targets)
         factors = None if targets.factors is None else targets.factors[rows]
         objects = dataclasses.replace(
             targets, classes=targets.classes[rows], images=targets.images[rows], factors=factors
@@ -241,7 +245,7 @@ class ScaleDetObjective(SigmoidObjective):
             wanted,
             num_regions=len(targets.classes),
             scope=objects.scope_of(columns) if self.soft_columns == "scope" else None,
-            weights=objects.region_weights(),
+            weights=None if weights is None else weights[rows],
             reduction=self.reduction,
         )
 

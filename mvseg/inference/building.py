@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 NmsKind = Literal["class", "agnostic", "none"]
 STAND_IN = "words_in_place_of_training"  # name of the dataset that replaces those of training
+# Losses that need image counts, or store a number for each word of training: what they are at test time.
+SAME_AT_TEST = {"federated": "sigmoid", "eql": "sigmoid", "eqlv2": "sigmoid", "seesaw": "softmax"}
 PREFERRED = ("model_final.pth", "model_best.pth")
 
 
@@ -104,8 +106,7 @@ def replace_training_words(cfg: CfgNode, words: Vocabulary | None, reason: Excep
     MetadataCatalog.get(STAND_IN).thing_classes = list(words.names)
     cfg.DATASETS.MIX, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], (STAND_IN,), ()
     cfg.DATASETS.LABEL_SPACE, cfg.MODEL.ANNOTATION_SCOPE, node.IGNORE_ZERO_CATS = "concatenate", "all", False
-    if node.LOSS == "federated":  # needs image counts; at test time it is the sigmoid
-        node.LOSS = "sigmoid"
+    node.LOSS = SAME_AT_TEST.get(node.LOSS, node.LOSS)
 
 
 def build(cfg: CfgNode, weights: str | Path | None, device: str | None) -> Any:

@@ -21,7 +21,8 @@ def count_detections(model: nn.Module, batches: Iterable[list[dict[str, Any]]]) 
     """Count what a detector reports of every word, without a prior.
 
     Args:
-        model: a detector with region heads that calibrate, not wrapped; its mode is restored afterwards.
+        model: a detector with region heads that calibrate, not wrapped; its mode and its prior come back
+            afterwards.
         batches: records as the model takes them at test time. In several processes each has its own part.
 
     Returns:
@@ -33,7 +34,7 @@ def count_detections(model: nn.Module, batches: Iterable[list[dict[str, Any]]]) 
     calibration = calibration_of(model)
     if calibration is None:
         raise ValueError(f"{type(model).__name__} does not calibrate its scores: set MODEL.CALIBRATION.ENABLED True")
-    training, images = model.training, 0
+    training, images, before = model.training, 0, calibration.counts
     model.eval()
     try:
         with calibration.count():
@@ -43,7 +44,7 @@ def count_detections(model: nn.Module, batches: Iterable[list[dict[str, Any]]]) 
             own = calibration.counts
     finally:
         model.train(training)
-        calibration.set_counts(None)
+        calibration.set_counts(before)
     counts = torch.zeros(len(calibration.words), dtype=torch.float64) if own is None else own
     gathered = comm.all_gather((counts, images))
     return torch.stack([c for c, _ in gathered]).sum(0), sum(n for _, n in gathered)

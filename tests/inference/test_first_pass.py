@@ -14,6 +14,7 @@ from PIL import Image
 from tiny_run import TRAINED, picture
 
 from mvseg.data.catalog import get_vocabulary
+from mvseg.data.reading import ImageReadError
 from mvseg.evaluation import evaluate_dataset
 from mvseg.inference import Predictor
 from mvseg.inference.calibration import count_detections, first_pass
@@ -171,3 +172,16 @@ def test_soft_suppression_of_a_predictor(run: Path):
     with pytest.raises(ValueError, match=r"MODEL.ROI_HEADS.NMS 'soft': choose hard or gaussian"):
         Predictor.from_run(run, opts=["MODEL.ROI_HEADS.NMS", "soft"])
     assert get_vocabulary("tiny_run_train").names == tuple(TRAINED)
+
+
+def test_counting_leaves_the_prior_of_a_file(run: Path, tmp_path: Path):
+    counts = {word: 10.0 * place for place, word in enumerate(TRAINED)}
+    (tmp_path / "prior.json").write_text(json.dumps({"format": 1, "counts": counts}))
+    predictor = calibrated(run, str(tmp_path / "prior.json"))
+    before = predictor(IMAGES[0])[0].scores
+    found, images = count_detections(predictor.model, predictor.records(IMAGES))
+    assert images == 3 and found.tolist() != list(counts.values())
+    torch.testing.assert_close(predictor(IMAGES[0])[0].scores, before)
+    with pytest.raises(ImageReadError):
+        count_detections(predictor.model, predictor.records(["/nowhere.png"]))
+    torch.testing.assert_close(predictor(IMAGES[0])[0].scores, before)

@@ -245,6 +245,11 @@ def test_a_run_that_moved_without_its_training_data(run: Path, predictor: Predic
     predictor.set_vocabulary(None)
     moved.set_vocabulary("zebra")
     assert moved.names == ("zebra",)
+    sparing = [*away[:-1], "eql"]  # as "federated" it needs image counts, and at test time it is the sigmoid
+    moved = Predictor(*files, "猫, cat", score_threshold=0.05, opts=sparing)
+    predictor.set_vocabulary("猫, cat")
+    equal(moved(picture(3))[0], predictor(picture(3))[0], 1e-5)
+    predictor.set_vocabulary(None)
     with pytest.raises(FileNotFoundError, match="/nowhere/cards"):
         Predictor(*files, opts=away)  # nobody says which words
     with pytest.raises(FileNotFoundError, match="/nowhere/cards"):

@@ -24,6 +24,7 @@ from mvseg.data.mixing import mixture_from_config
 from mvseg.data.supervision import SUPERVISION
 from mvseg.evaluation import vocabulary_of
 from mvseg.evaluation.evaluators import ANSWERS
+from mvseg.modeling.calibration import calibration_of
 from mvseg.vocabulary import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -126,9 +127,16 @@ def check_test_sets(cfg: CfgNode, model: nn.Module) -> None:
 
     Raises:
         FileNotFoundError: if the annotations or the image folder of a test set are missing.
-        ValueError: if the model cannot speak its words, or does not answer with what its evaluator compares.
+        ValueError: if the model cannot speak its words, does not answer with what its evaluator compares, or
+            does not calibrate its scores as the config wants.
     """
     answers = _answers_of(model)
+    agnostic = getattr(getattr(model, "roi_heads", None), "class_agnostic", False)
+    if cfg.MODEL.CALIBRATION.ENABLED and calibration_of(model) is None:
+        raise ValueError(
+            f"MODEL.CALIBRATION.ENABLED: {type(model).__name__} with MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} "
+            "does not calibrate its scores; set it to False, or use region heads of mvseg"
+        )
     for name in cfg.DATASETS.TEST:
         card = get_card(name)
         evaluator = cfg.TEST.EVALUATOR or card.evaluator
@@ -139,6 +147,11 @@ def check_test_sets(cfg: CfgNode, model: nn.Module) -> None:
             raise ValueError(
                 f"test set {name!r}: its evaluator {evaluator} needs {wanted!r} in the model's answer, but "
                 f"{cfg.MODEL.META_ARCHITECTURE} gives {', '.join(answers)}; take it out of DATASETS.TEST"
+            )
+        if agnostic and wanted == "instances":
+            raise ValueError(
+                f"test set {name!r}: its evaluator {evaluator} compares classes, but this model knows none; set "
+                "TEST.EVALUATOR proposals"
             )
         places = {"annotations": card.annotations, "image folder": card.image_root}
         for what, place in places.items() if card.format != "detectron2" else ():  # those are checked by who made them

@@ -95,3 +95,17 @@ def test_long_messages_are_shortened_on_the_terminal_only(monkeypatch):
     assert shown[:TERMINAL_HEAD] == [str(i) for i in range(TERMINAL_HEAD)]
     assert shown[TERMINAL_HEAD] == f"... {100 - TERMINAL_HEAD} more lines are in out/log.txt"
     assert len(shown) == TERMINAL_HEAD + 1 + 100 + 2 and len(file.getvalue().splitlines()) == 202
+
+
+def test_settings_that_the_model_would_ignore(tmp_path):
+    cfg = config(tmp_path, "DATASETS.TEST", ("tiny_a",), "MODEL.CALIBRATION.ENABLED", True)
+    with pytest.raises(ValueError, match="does not calibrate its scores; set it to False"):
+        check_test_sets(cfg, OnlyKnows())
+    model = OnlyKnows()
+    model.roi_heads = nn.Module()
+    model.roi_heads.class_agnostic = True
+    cfg.MODEL.CALIBRATION.ENABLED = False
+    with pytest.raises(ValueError, match=r"compares classes, but this model knows none; set TEST.EVALUATOR proposals"):
+        check_test_sets(cfg, model)
+    cfg.TEST.EVALUATOR = "proposals"
+    check_test_sets(cfg, model)

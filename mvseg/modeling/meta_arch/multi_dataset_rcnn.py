@@ -17,6 +17,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from mvseg.modeling.backbones.adapters import DomainAttention
 from mvseg.modeling.calibration import tell_calibration
 from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
@@ -109,12 +110,20 @@ class MultiDatasetRCNN(GeneralizedRCNN):
 
         Returns:
             The arguments of the constructor.
+
+        Raises:
+            ValueError: if the backbone or the region heads have no place for what the config wants to put there.
         """
         arguments = super().from_config(cfg)
         if cfg.MODEL.DATASET_EMBEDDING.ENABLED and getattr(arguments["roi_heads"], "dataset_modulation", None) is None:
             raise ValueError(
                 f"MODEL.DATASET_EMBEDDING: the region heads {cfg.MODEL.ROI_HEADS.NAME} do not adapt to datasets: use "
                 "MultiDatasetCascadeROIHeads or MultiDatasetRes5ROIHeads"
+            )
+        if cfg.MODEL.ADAPTERS.NAME and not any(isinstance(m, DomainAttention) for m in arguments["backbone"].modules()):
+            raise ValueError(
+                f"MODEL.ADAPTERS.NAME {cfg.MODEL.ADAPTERS.NAME}: {cfg.MODEL.BACKBONE.NAME} takes no adapters: "
+                "set MODEL.BACKBONE.NAME build_timm_fpn_backbone and MODEL.TIMM.NAME to a ResNet of timm"
             )
         arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
         arguments["embed_words"] = word_embedder(cfg)

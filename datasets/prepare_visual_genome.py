@@ -139,11 +139,19 @@ def split_images(
 
     Returns:
         The image entries of "train" and "val", and how many are left out.
+
+    Raises:
+        ValueError: if an id for validation is that of no image.
     """
     kept = sorted((image for image in images if image.get("coco_id") not in left_out), key=lambda i: i["image_id"])
     if isinstance(val, int):
         count = min(val, len(kept))
         val = {kept[place * len(kept) // count]["image_id"] for place in range(count)}
+    unknown = sorted(val - {image["image_id"] for image in images})
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} validation ids are those of no image in image_data.json, such as {unknown[0]}"
+        )
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     for image in kept:
         parts["val" if image["image_id"] in val else "train"].append(image_entry(image))
@@ -171,13 +179,22 @@ def write_splits(root: Path, words: Vocabulary, parts: Mapping[str, list[dict[st
     for split, images in parts.items():
         annotations: list[dict[str, Any]] = []
         for image in images:
-            for index, box in boxes_of(objects.get(image["id"], ()), table, counts):
+            try:
+                found = list(boxes_of(objects.get(image["id"], ()), table, counts))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                message = (
+                    f"{root / 'objects.json'}: image {image['id']}: an object needs names, x, y, w and h: {error!r}"
+                )
+                raise ValueError(message) from error
+            for index, box in found:
                 made = {"image_id": image["id"], "category_id": words.ids[index], "bbox": box, "area": box[2] * box[3]}
                 annotations.append({"id": len(annotations) + 1, **made, "iscrowd": 0})
         categories = [{"id": i, "name": n} for i, n in zip(words.ids, words.names, strict=True)]
         target = root / "annotations" / f"{words.name}_{split}.json"
         write_json(target, {"images": images, "annotations": annotations, "categories": categories})
-        print(f"{target}: {len(images):,} images, {len(annotations):,} boxes")
+        unlisted = sum(image["id"] not in objects for image in images)
+        note = f"; objects.json does not have {unlisted:,} of the images" if unlisted else ""
+        print(f"{target}: {len(images):,} images, {len(annotations):,} boxes{note}")
     return counts
 
 

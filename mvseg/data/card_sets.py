@@ -66,6 +66,12 @@ class Collection:
             value = getattr(self, key)
             if not isinstance(value, kind) or (key in ("collection", "root", "splits", "annotations") and not value):
                 raise ValueError(f"{self.where}: {key} has the wrong form: {value!r}")
+        for split in self.splits.values() if isinstance(self.splits, Mapping) else self.splits:
+            if not isinstance(split, str):
+                raise ValueError(f"{self.where}: splits: {split!r} must be the name of a folder")
+        for name, fields in self.changes.items():
+            if not isinstance(fields, Mapping):
+                raise ValueError(f"{self.where}: changes of {name!r} must be fields of its cards, not {fields!r}")
         for pattern in self.annotations:
             if not isinstance(pattern, str) or "{split}" not in pattern:
                 raise ValueError(f"{self.where}: annotations: {pattern!r} needs {{split}} for the folder of the split")

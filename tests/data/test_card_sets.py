@@ -158,6 +158,8 @@ def test_datasets_that_are_named_need_not_be_there_yet(collection, capsys):
         ({"fields": {"format": "voc", "options": {"x": 1}}}, ValueError, r"zoo_fish_valid.*format voc does not know"),
         ({"annotations": ["a.json"]}, ValueError, r"'a.json' needs \{split\}"),
         ({"splits": []}, ValueError, r"splits has the wrong form: \[\]"),
+        ({"splits": ["valid", 2]}, ValueError, r"splits: 2 must be the name of a folder"),
+        ({"changes": {"fish": "voc"}}, ValueError, r"changes of 'fish' must be fields of its cards, not 'voc'"),
         ({"splits": "valid"}, ValueError, r"splits has the wrong form"),
         ({"split": ["valid"]}, ValueError, r"unknown field 'split'; nearest: splits"),
     ],

@@ -70,6 +70,7 @@ def test_prepared_and_read(tmp_path, monkeypatch, capsys):
     assert prepare.main(["--root", root, "--val", "1", "--leave-out", str(tmp_path / "val2017.json")]) == 0
     text = capsys.readouterr().out
     assert "1 images of" in text and "gizmo 2" in text and "train.json: 2 images" in text
+    assert text.count("objects.json does not have 1 of the images") == 1  # said, as it looks like an empty image
     for number in (1, 3):
         picture(tmp_path / f"visual_genome/VG_100K_2/{number}.jpg")
     picture(tmp_path / "visual_genome/VG_100K/4.jpg")
@@ -98,8 +99,16 @@ def test_words_of_a_list_with_synonyms(tmp_path):
         ({"image_id": 1}, (), "objects.json must be a list of images"),
         ([{"image_id": 1}], (), "objects.json: entry 0 needs image_id, objects"),
         (OBJECTS, ("--words", "missing.tsv"), "missing.tsv does not exist"),
+        (
+            [{"image_id": 1, "objects": [{"names": ["man"], "x": 1}]}],
+            (),
+            "image 1: an object needs names, x, y, w and h",
+        ),
+        (OBJECTS, ("--val", "val.txt"), "2 validation ids are those of no image in image_data.json, such as 77"),
     ],
 )
-def test_bad_input(tmp_path, capsys, objects, arguments, message):
+def test_bad_input(tmp_path, capsys, monkeypatch, objects, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val.txt").write_text("1\n77\n78\n")
     assert prepare.main(["--root", write(tmp_path / "vg", objects), *arguments]) == 1
     assert message in capsys.readouterr().err

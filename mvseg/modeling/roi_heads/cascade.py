@@ -56,9 +56,9 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         stages = zip(arguments["box_heads"], cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, strict=True)
         predictors = [build_predictor(cfg, head.output_shape, weights, space, context) for head, weights in stages]
         first = predictors[0].cls_score
-        for later in predictors[1:]:
-            if isinstance(first, TextClassifier):
-                later.cls_score.share_rows(first)
+        for later in (predictor.cls_score for predictor in predictors[1:]):
+            if isinstance(first, TextClassifier) and isinstance(later, TextClassifier):
+                later.share_rows(first)
         sizes = [predictor.input_size for predictor in predictors]
         modulation = dataset_modulation(cfg, space, sizes)
         return {**arguments, "box_predictors": predictors, "dataset_modulation": modulation}

@@ -26,6 +26,7 @@ def add_mvseg_config(cfg: CN) -> None:
     _add_classifier_config(cfg)
     _add_scaledet_config(cfg)
     _add_long_tail_config(cfg)
+    _add_distillation_config(cfg)
     _add_clip_config(cfg)
     _add_dataset_config(cfg)
     _add_calibration_config(cfg)
@@ -162,6 +163,14 @@ def _add_classifier_config(cfg: CN) -> None:
     # How the context begins: the words before {} of a template such as "a photo of a {}." (must be CONTEXT_LENGTH
     # tokens), or drawn from N(0, 0.02) where there are none. What is behind {} stays behind the word.
     node.CONTEXT_PROMPT = ""  # (yacs reads a lone "{}" back as a dict)
+    # The text row of the background, where the loss has one: "zero" (its logit is the bias or 0) or "learned" (ViLD).
+    node.BACKGROUND = "zero"
+    # At test time instead of TEMPERATURE; None: the same. Ports of ViLD train with 100 and test with 1 / 0.007 = 142.9.
+    node.TEST_TEMPERATURE = None
+    # Loss "softmax": what words do that no training annotation with boxes can show (of a card's filter, or without
+    # images). "compete": they are wrong answers as all others; "masked": they are left out (logit -inf); "zero": their
+    # logit counts as 0, as in ViLD's released code.
+    node.UNSEEN_LOGITS = "compete"
     node.BIAS = None  # None: no bias; a number: one learnable scalar with this initial value
     # Region classification loss: "sigmoid" (all columns in scope), "federated" (sampled columns), "softmax", "scaledet"
     # (MODEL.SCALEDET), or one for long tails (MODEL.LONG_TAIL): "focal", "eql", "eqlv2", "seesaw",
@@ -243,6 +252,28 @@ def _add_long_tail_config(cfg: CN) -> None:
     # and so many times the regions of a group's classes learn that they show none of them.
     node.BAGS_EDGES = [10, 100, 1000]
     node.BAGS_RATIO = 8.0
+
+
+def _add_distillation_config(cfg: CN) -> None:
+    # Region embeddings learn from those that a teacher made of the same boxes (Gu et al. 2022, ViLD, arXiv 2104.13921):
+    # MODEL.ROI_HEADS.NAME DistillingCascadeROIHeads.
+    node = cfg.MODEL.DISTILLATION = CN()
+    node.WEIGHT = 0.0  # factor on the loss; 0.0: off, and no embeddings of crops are read. ViLD: 0.5, 1.0 or 2.0
+    # Distance of the directions: "l1" (sum of the absolute differences) or "cosine" (1 - cosine).
+    node.LOSS = "l1"
+    node.MAX_REGIONS = 300  # boxes of an image, the first of those that are stored
+    # True: a box head and projection of its own learns from the teacher (ViLD-ensemble); False: the classifier's.
+    node.SEPARATE_HEAD = False
+    # Factor on the classification loss; 0.0: the teacher alone says what regions are (ViLD-image).
+    node.CLASS_WEIGHT = 1.0
+    # Class probabilities at test time: "text" (of the loss of annotation), "image" (of the teacher's embedding: softmax
+    # over words without a background), or "ensemble": text^s * image^(1-s).
+    node.SCORES = "text"
+    node.LAMBDA = 2 / 3  # "ensemble": s of base words; novel words have 1 - LAMBDA
+    # "ensemble": which words are base words. "words": those that training annotated, by name or alias; "similarity":
+    # those with a cosine of at least BASE_SIMILARITY to one; "fixed": all, so that no base words need be known.
+    node.BASE = "words"
+    node.BASE_SIMILARITY = 0.9
 
 
 def _add_clip_config(cfg: CN) -> None:

@@ -52,6 +52,8 @@ class TextClassifier(nn.Module):
         bias: float | None = None,
         background: bool = False,
         projection: bool = True,
+        learned_background: bool = False,
+        test_temperature: float | None = None,
     ) -> None:
         """Build the classifier.
 
@@ -64,6 +66,8 @@ class TextClassifier(nn.Module):
             bias: initial value of one learnable scalar added to all logits; None for no bias.
             background: append a column for "no object" whose text row is zero, so that its logit is the bias or 0.
             projection: features go through a linear layer to the width of the text; False: they have it already.
+            learned_background: the row of the background column, if there is one, is learnt.
+            test_temperature: factor on the cosine in the evaluation mode; None: the same as in training.
 
         Raises:
             ValueError: if features that are not projected have another width than the text.
@@ -82,8 +86,11 @@ class TextClassifier(nn.Module):
             )
         self.linear = nn.Linear(input_size, fixed.shape[1]) if projection else nn.Identity()
         self.temperature = temperature
+        self.test_temperature = temperature if test_temperature is None else test_temperature
         self.normalize = normalize
         self.background = background
+        learnt = background and learned_background
+        self.background_row = nn.Parameter(0.01 * torch.randn(1, fixed.shape[1])) if learnt else None
         self.cls_bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
         self.text = TextRows(self._prepare(fixed))
 
@@ -143,21 +150,81 @@ class TextClassifier(nn.Module):
 
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1: logit = temperature * cos(W x, text).
         """
-        if embeddings is None and self.context is not None:
-            rows = self.context(columns)
-            rows = F.normalize(rows, dim=1) if self.normalize else rows
-        else:
-            rows = self._rows() if embeddings is None else self._prepare(embeddings)
-            rows = rows if columns is None else rows[columns]
-        if self.background:
-            rows = torch.cat([rows, rows.new_zeros((1, rows.shape[1]))])
+        rows = self._text(columns, embeddings)
         hidden = self.linear(features)
         with torch.autocast(features.device.type, enabled=False):
-            hidden = at_least_float32(hidden)
-            if self.normalize:
-                hidden = self.temperature * F.normalize(hidden, dim=1)
-            logits = hidden @ rows.t().to(hidden.dtype)
+            if self.background:
+                rows = torch.cat([rows, self._background(rows)])
+            logits = self._products(hidden, rows)
             return logits if self.cls_bias is None else logits + self.cls_bias
+
+    def text_rows(self) -> Tensor:
+        """Give the text rows of the evaluation mode, whatever the present mode is.
+
+        Returns:
+            (m, D) float32, normalised if the classifier does so.
+
+        Raises:
+            ValueError: if a learnable context makes them anew in every step.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 3.
+        """
+        if self.context is not None:
+            raise ValueError("the text rows are made by a learnable context: MODEL.CLASSIFIER.CONTEXT_LENGTH")
+        return self.rows if self.text.test_rows is None else self.text.test_rows
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Project region features into the space of the text.
+
+        Args:
+            features: (R, input_size) float region features.
+
+        Returns:
+            (R, D) float32 region embeddings, not normalised.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        return at_least_float32(self.linear(features))
+
+    def logits_of_embeddings(self, embeddings: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Compare region embeddings of any origin with the text, as ``forward`` does with projected features.
+
+        Args:
+            embeddings: (R, D) float region embeddings.
+            columns: (k,) int64 label columns to compute, in this order; None computes all n.
+
+        Returns:
+            (R, k) float32 logits, without bias and without a column for the background.
+
+        Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
+        """
+        rows = self._text(columns, None)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self._products(embeddings, rows)
+
+    def _products(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        hidden = at_least_float32(hidden)
+        if self.normalize:
+            hidden = self._factor() * F.normalize(hidden, dim=1)
+        return hidden @ rows.t().to(hidden.dtype)
+
+    def _factor(self) -> float:
+        return self.temperature if self.training else self.test_temperature
+
+    def _text(self, columns: Tensor | None, embeddings: Tensor | None) -> Tensor:
+        """Text rows (k, D) of the columns, or of other embeddings."""
+        if embeddings is None and self.context is not None:
+            rows = self.context(columns)
+            return F.normalize(rows, dim=1) if self.normalize else rows
+        rows = self._rows() if embeddings is None else self._prepare(embeddings)
+        return rows if columns is None else rows[columns]
+
+    def _background(self, rows: Tensor) -> Tensor:
+        """The row (1, D) of the background."""
+        if self.background_row is None:
+            return rows.new_zeros((1, rows.shape[1]))
+        row = self.background_row.to(rows.dtype)
+        return F.normalize(row, dim=1) if self.normalize else row
 
     def cosines(self, features: Tensor, columns: Tensor | None = None) -> Tensor:
         """Compute the cosines that the logits are made of, for losses that compare them; ``logits_of`` goes on.
@@ -191,7 +258,7 @@ class TextClassifier(nn.Module):
 
         Source: Zhou et al. 2022 (arXiv 2201.02605), section 5.1.
         """
-        logits = self.temperature * cosines
+        logits = self._factor() * cosines
         return logits if self.cls_bias is None else logits + self.cls_bias
 
     def word_cosines(self, words: Tensor, columns: Tensor | None = None) -> Tensor:

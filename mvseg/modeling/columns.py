@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mvseg.data.catalog import get_card
 from mvseg.data.label_spaces import label_space
-from mvseg.data.supervision import has_words
+from mvseg.data.sources.base import is_filtered
+from mvseg.data.supervision import has_places, has_words
 from mvseg.modeling.objectives import OBJECTIVES
 from mvseg.modeling.words import check_encoders, word_embedder
 from mvseg.vocabulary import LabelSpace
@@ -55,6 +59,52 @@ def training_label_space(cfg: Any) -> LabelSpace | None:
 def _brings_words(dataset: str) -> bool:
     card = get_card(dataset)
     return has_words(card.supervision) or bool(card.vocabulary)
+
+
+def annotated_columns(space: LabelSpace) -> Tensor:
+    """Say which columns the boxes of the datasets of a label space can show.
+
+    Args:
+        space: the label space; its datasets have cards.
+
+    Returns:
+        (n,) bool; False for words that a card's filter leaves out, or that no training image shows as far as the
+        vocabulary knows, and for words of datasets without boxes.
+    """
+    found = torch.zeros(space.n, dtype=torch.bool)
+    for dataset, words in space.vocabularies.items():
+        card = get_card(dataset)
+        if not has_places(card.supervision):
+            continue
+        counts = words.image_count or (1,) * len(words)
+        shown = [count > 0 and not is_filtered(card, words, index) for index, count in enumerate(counts)]
+        found[space.columns(dataset)[torch.tensor(shown)]] = True
+    return found
+
+
+def training_image_counts(cfg: Any, space: LabelSpace | None) -> Tensor | None:
+    """Give the training images of every column to the losses.
+
+    Args:
+        cfg: the config tree; reads MODEL.CLASSIFIER.UNSEEN_LOGITS.
+        space: the label space of training, or None.
+
+    Returns:
+        (n,) float; where unseen words are told apart, 0 for those that no box can show; None where nobody counted.
+
+    Raises:
+        ValueError: if unseen words shall be told apart by a loss that is no softmax.
+    """
+    node = cfg.MODEL.CLASSIFIER
+    if node.UNSEEN_LOGITS != "compete" and node.LOSS != "softmax":
+        raise ValueError(
+            f"MODEL.CLASSIFIER.UNSEEN_LOGITS {node.UNSEEN_LOGITS} is for LOSS softmax, where columns compete; with "
+            f"LOSS {node.LOSS} set it to compete, and MODEL.ANNOTATION_SCOPE or IGNORE_ZERO_CATS to leave columns out"
+        )
+    if space is None or node.UNSEEN_LOGITS == "compete":
+        return None if space is None else space.image_count
+    counts = torch.ones(space.n) if space.image_count is None else space.image_count
+    return counts * annotated_columns(space)
 
 
 def scopes_of(cfg: Any) -> dict[str, tuple[str, ...]]:

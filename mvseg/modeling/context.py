@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 from mvseg.data.supervision import has_places
@@ -30,6 +31,8 @@ class BatchContext:
         own_captions: (M,) int64 which of them belong to images of this batch.
         caption_images: (M,) int64 index of the image of every one of those, ascending.
         vocabularies: (I,) int64 place of every image's dataset in the label space; None: nobody said.
+        distill: for every image ``proposal_boxes`` (k, 4), pixels, and ``gt_embeddings`` (k, D), what a teacher says of
+            them, or None; None: of no image.
     """
 
     supervision: tuple[str, ...]
@@ -44,6 +47,7 @@ class BatchContext:
     own_captions: Tensor | None = None
     caption_images: Tensor | None = None
     vocabularies: Tensor | None = None
+    distill: tuple[Instances | None, ...] | None = None
 
     @property
     def has_places(self) -> tuple[bool, ...]:

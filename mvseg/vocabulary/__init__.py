@@ -20,6 +20,7 @@ from .scopes import AnnotationScopes, ClassRules, ImageFacts, Scope, ScopeSettin
 from .similarity import SimilarityRange
 from .suggestions import did_you_mean, nearest_names
 from .tables import builtin_tables, made_at_run_time, read_table
+from .trained_words import TrainedWords
 from .vocabulary import Vocabulary
 from .word_columns import WordColumns
 
@@ -41,6 +42,7 @@ __all__ = [
     "SimilarityRange",
     "TableTextEncoder",
     "TextEncoder",
+    "TrainedWords",
     "Vocabulary",
     "WordColumns",
     "build_image_encoder",

@@ -168,7 +168,7 @@ def class_indices(
             unknown.append(name)
             continue
         found.add(index)
-        result[name] = FILTERED if _filtered(card, vocabulary, index) else index
+        result[name] = FILTERED if is_filtered(card, vocabulary, index) else index
         if report is not None:
             _note_match(card, name, vocabulary, index, report)
     lacking = [word for index, word in enumerate(vocabulary.names) if index not in found]
@@ -216,7 +216,20 @@ def _unknown_message(
     )
 
 
-def _filtered(card: DatasetCard, vocabulary: Vocabulary, index: int) -> bool:
+def is_filtered(card: DatasetCard, vocabulary: Vocabulary, index: int) -> bool:
+    """Say whether a card leaves out the annotations of a class.
+
+    Args:
+        card: the card.
+        vocabulary: the words of the dataset.
+        index: class index.
+
+    Returns:
+        True if the card's filter does not keep it.
+
+    Raises:
+        ValueError: if the vocabulary lacks what the card filters by.
+    """
     for key, wanted in card.filter.items():
         values = getattr(vocabulary, key)
         if values is None:

@@ -22,6 +22,7 @@ from mvseg.modeling.calibration import tell_calibration
 from mvseg.modeling.captions import CaptionReader, caption_reader
 from mvseg.modeling.columns import scopes_of
 from mvseg.modeling.context import BatchContext
+from mvseg.modeling.distilled import check_teacher, read_distilled
 from mvseg.modeling.meta_arch.records import check_proposals, instances_of, name_of, with_pseudo_boxes
 from mvseg.modeling.meta_arch.scope_checks import check_scopes, objectives_in_use
 from mvseg.modeling.words import word_embedder
@@ -125,6 +126,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
                 f"MODEL.ADAPTERS.NAME {cfg.MODEL.ADAPTERS.NAME}: {cfg.MODEL.BACKBONE.NAME} takes no adapters: "
                 "set MODEL.BACKBONE.NAME build_timm_fpn_backbone and MODEL.TIMM.NAME to a ResNet of timm"
             )
+        check_teacher(cfg, arguments["roi_heads"])
         arguments["label_space"] = getattr(arguments["roi_heads"], "label_space", None)
         arguments["embed_words"] = word_embedder(cfg)
         arguments["read_captions"] = caption_reader(cfg, getattr(arguments["roi_heads"], "text_width", None))
@@ -232,6 +234,7 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             labels=torch.cat(labels).to(self.device),
             vocabularies=None if self.label_space is None else self._places_of(datasets),
             label_images=torch.arange(len(labels)).repeat_interleave(torch.tensor([*map(len, labels)])).to(self.device),
+            distill=read_distilled(batched_inputs, self.roi_heads, self.device),
             **captions,
         )
 
@@ -309,6 +312,8 @@ class MultiDatasetRCNN(GeneralizedRCNN):
             self.roi_heads.set_test_words(words=vocabulary.names)
         else:
             self.roi_heads.set_test_words(embeddings=self._embedded(vocabulary).embeddings)
+        if hasattr(self.roi_heads, "hear_vocabulary"):
+            self.roi_heads.hear_vocabulary(vocabulary)
         self.vocabulary = vocabulary
         tell_calibration(self.roi_heads, self.label_space if vocabulary is None else vocabulary)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mvseg.modeling.objectives.federated import federated_columns
@@ -17,12 +18,13 @@ from mvseg.modeling.objectives.region import (
 from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
 
 AVERAGES = ("regions", "images")
+UNSEEN_LOGITS = ("compete", "masked", "zero")
 
 
-def _with_images(image_count: Tensor | None) -> Tensor:
+def _with_images(image_count: Tensor | None, key: str = "IGNORE_ZERO_CATS") -> Tensor:
     """Which classes have training images, (n,) bool."""
     if image_count is None:
-        raise ValueError("MODEL.CLASSIFIER.IGNORE_ZERO_CATS needs the image counts of the vocabulary; it has none")
+        raise ValueError(f"MODEL.CLASSIFIER.{key} needs the image counts of the vocabulary; it has none")
     return image_count > 0
 
 
@@ -217,18 +219,31 @@ class SoftmaxObjective(RegionObjective):
     needs_background = True
     grouped = True
     class_weights: Tensor | None
+    seen: Tensor | None
 
-    def __init__(self, num_classes: int, class_weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        class_weights: Tensor | None = None,
+        *,
+        seen: Tensor | None = None,
+        unseen_logits: str = "masked",
+    ) -> None:
         """Build the objective.
 
         Args:
             num_classes: number n of label columns.
             class_weights: (n + 1,) float weight of a region by its class, background last; None means 1.
+            seen: (n,) bool, classes that training can show; None: all compete.
+            unseen_logits: what the others do: "masked": they do not compete; "zero": they do with a logit of 0.
 
-        Source: Ren et al. 2015, Faster R-CNN (arXiv 1506.01497), section 3.1.2.
+        Source: Ren et al. 2015, Faster R-CNN (arXiv 1506.01497), section 3.1.2; unseen classes: Gu et al. 2022, ViLD
+        (arXiv 2104.13921), whose released code multiplies their logits by 0.
         """
         super().__init__(num_classes)
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("seen", seen, persistent=False)
+        self.unseen_logits = unseen_logits
 
     @classmethod
     def from_config(cls, cfg: Any, num_classes: int, image_count: Tensor | None) -> SoftmaxObjective:
@@ -243,14 +258,22 @@ class SoftmaxObjective(RegionObjective):
             The objective.
 
         Raises:
-            ValueError: if classes without images shall be ignored but the counts are not known.
+            ValueError: if classes without images shall be ignored but the counts are not known, or there is no such
+                treatment of unseen classes.
 
         Source: our own derivation.
         """
-        if not cfg.MODEL.CLASSIFIER.IGNORE_ZERO_CATS:
-            return cls(num_classes)
-        kept = _with_images(image_count)
-        return cls(num_classes, torch.cat([kept, kept.new_ones(1)]).float())
+        node = cfg.MODEL.CLASSIFIER
+        if node.UNSEEN_LOGITS not in UNSEEN_LOGITS:
+            raise ValueError(
+                f"MODEL.CLASSIFIER.UNSEEN_LOGITS {node.UNSEEN_LOGITS!r}: choose {', '.join(UNSEEN_LOGITS)}"
+            )
+        seen = None if node.UNSEEN_LOGITS == "compete" else _with_images(image_count, "UNSEEN_LOGITS")
+        weights = None
+        if node.IGNORE_ZERO_CATS:
+            kept = _with_images(image_count)
+            weights = torch.cat([kept, kept.new_ones(1)]).float()
+        return cls(num_classes, weights, seen=seen, unseen_logits=node.UNSEEN_LOGITS)
 
     def losses(self, logits: Tensor, targets: RegionTargets, columns: Tensor | None) -> dict[str, Tensor]:
         """Compute ``loss_cls``.
@@ -268,10 +291,17 @@ class SoftmaxObjective(RegionObjective):
         class_weights = self.class_weights
         if class_weights is not None and columns is not None:
             class_weights = torch.cat([class_weights[columns], class_weights[-1:]])
+        scope = targets.scope_of(columns)
+        if self.seen is not None:
+            seen = self.seen if columns is None else self.seen[columns]
+            if self.unseen_logits == "zero":
+                logits = logits * F.pad(seen, (0, 1), value=True)
+            else:
+                scope = seen.expand(len(logits), -1) if scope is None else scope & seen
         loss = softmax_classification_loss(
             logits,
             column_targets(targets.classes, columns, self.num_classes),
-            scope=targets.scope_of(columns),
+            scope=scope,
             class_weights=class_weights,
             weights=targets.region_weights(),
             groups=targets.groups_of(columns),

@@ -21,6 +21,7 @@ from mvseg.modeling.prompt_context import PromptContext
 from mvseg.vocabulary import LabelSpace
 
 DELTA_STD = 0.001
+BACKGROUNDS = ("zero", "learned")
 
 
 class BoxPredictor(nn.Module):
@@ -245,4 +246,24 @@ def build_classifier(
         bias=node.BIAS,
         background=background,
         projection=node.PROJECTION,
+        learned_background=learns_background(cfg),
+        test_temperature=node.TEST_TEMPERATURE,
     )
+
+
+def learns_background(cfg: Any) -> bool:
+    """Read ``MODEL.CLASSIFIER.BACKGROUND``.
+
+    Args:
+        cfg: the config tree.
+
+    Returns:
+        True if the row of the background, where the loss has one, is learnt.
+
+    Raises:
+        ValueError: if it is none of the choices.
+    """
+    value = cfg.MODEL.CLASSIFIER.BACKGROUND
+    if value not in BACKGROUNDS:
+        raise ValueError(f"MODEL.CLASSIFIER.BACKGROUND {value!r}: choose {' or '.join(BACKGROUNDS)}")
+    return value == "learned"

@@ -88,9 +88,17 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         }
 
     def _region_features(self, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int) -> Tensor:
+        return self._adapted(self.box_head[stage](self._pooled(features, boxes)), boxes, stage)
+
+    def _pooled(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
         share = 1.0 / self.num_cascade_stages  # every stage sends its gradient into the same pyramid
-        pooled = self.box_pooler([features[name] for name in self.box_in_features], list(boxes), share)
-        return self._adapted(self.box_head[stage](pooled), boxes, stage)
+        return self.box_pooler([features[name] for name in self.box_in_features], list(boxes), share)
+
+    def _scored_features(
+        self, hidden: Tensor, features: dict[str, Tensor], boxes: Sequence[Boxes], stage: int
+    ) -> Tensor:
+        """What the class probabilities of a stage are computed of at test time."""
+        return hidden
 
     def _place_losses(
         self, features: dict[str, Tensor], regions: list[Instances], targets: list[Instances], context: BatchContext
@@ -147,11 +155,13 @@ class MultiDatasetCascadeROIHeads(ClassifyingHeads, CascadeROIHeads):
         return add_masks(self.mask_head, partial(self._mask_maps, features), instances) if self.mask_on else instances
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
-        hidden, regions = [], proposals
+        scored, regions = [], proposals
         for stage, predictor in enumerate(self.box_predictor):
-            hidden.append(self._region_features(features, [p.proposal_boxes for p in regions], stage))
-            deltas = predictor.bbox_pred(hidden[-1])
+            places = [p.proposal_boxes for p in regions]
+            hidden = self._region_features(features, places, stage)
+            scored.append(self._scored_features(hidden, features, places, stage))
+            deltas = predictor.bbox_pred(hidden)
             if stage + 1 < self.num_cascade_stages:
                 regions = self._next_proposals(predictor, deltas, regions)
         boxes = predictor.refine(deltas, [p.proposal_boxes for p in regions])
-        return self._detections(hidden, boxes, proposals)
+        return self._detections(scored, boxes, proposals)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mvseg.data.supervision import has_places
 from mvseg.modeling.calibration import Calibration, calibration_from_config
 from mvseg.modeling.classifier import TextClassifier
-from mvseg.modeling.columns import num_label_columns, training_label_space
+from mvseg.modeling.columns import num_label_columns, training_image_counts, training_label_space
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives import (
     ImageLabelObjective,
@@ -139,7 +139,7 @@ class ClassifyingHeads(DetectingHeads, ROIHeads):
             "prompt_context": prompt_context(cfg, space),
             "num_classes": columns,
             "image_labels": ImageLabelSettings.from_config(cfg),
-            "objectives": build_objectives(cfg, columns, None if space is None else space.image_count),
+            "objectives": build_objectives(cfg, columns, training_image_counts(cfg, space)),
             "score_threshold": heads.SCORE_THRESH_TEST,
             "nms_threshold": heads.NMS_THRESH_TEST,
             "topk": cfg.TEST.DETECTIONS_PER_IMAGE,

@@ -61,13 +61,17 @@ class DetectingHeads:
             yield self._mean_probabilities(regions)
 
     def _mean_probabilities(self, hidden: Sequence[Tensor]) -> Tensor:
-        objective: Any = next(iter(self.objectives.values()))
         total: Tensor | None = None
         for regions, predictor in zip(hidden, self.predictors):
-            probabilities = objective.probabilities(predictor.cls_score(regions))
+            probabilities = self._probabilities(predictor, regions)
             total = probabilities if total is None else total.add_(probabilities)
         assert total is not None  # there is a stage
         return total.div_(len(self.predictors))
+
+    def _probabilities(self, predictor: BoxPredictor, regions: Tensor) -> Tensor:
+        """Class probabilities (R, n) of regions at one stage."""
+        objective: Any = next(iter(self.objectives.values()))
+        return objective.probabilities(predictor.cls_score(regions))
 
     def _select(self, boxes: Tensor, scores: Tensor, objectness: Tensor, image_size: tuple[int, int]) -> Instances:
         if self.calibration is not None:

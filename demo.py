@@ -18,7 +18,7 @@ from pathlib import Path
 import mvseg  # noqa: F401  (first: it makes detectron2 importable)
 
 # isort: split
-from mvseg.inference import Predictor, parse_thresholds, parse_words
+from mvseg.inference import ExampleOptions, Predictor, parse_thresholds, parse_words
 from mvseg.inference.building import find_run
 from mvseg.inference.job import Summary, predict_images, predict_video
 from mvseg.inference.media import VideoReader, find_images
@@ -54,6 +54,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     words = "a built-in table (lvis ...), a dataset, a file of names, or 'cat, red car, sofa=a couch|a settee'"
     add("--vocabulary", metavar="WORDS", help=f"{words}; else the words of the training")
     add("--custom_vocabulary", "--custom-vocabulary", metavar="WORDS", help="words, after --vocabulary custom")
+    add("--examples", metavar="PLACE", help="pictures of what to look for: FOLDER/WORD/IMAGE, a .csv of boxes, a "
+        "dataset; without --vocabulary by the pictures alone, with it by both")  # fmt: skip
+    add("--fusion-weight", type=float, default=1.0, metavar="A", help="weight of the pictures beside the text")
+    add("--aggregator", metavar="FILE", help="what makes one row of the pictures of a word; else their average")
+    add("--image-encoder", default="", metavar="ENCODER", help="the image side of the detector's text encoder, where "
+        "its config does not name that")  # fmt: skip
     add = parser.add_argument_group("detections").add_argument
     add("--confidence-threshold", type=float, default=0.5, metavar="P", help="scores are above it")
     add("--word-thresholds", default="", metavar="LIST", help="thresholds of single words: 'cat=0.3, red car=0.6'")
@@ -116,6 +122,8 @@ def run(args: argparse.Namespace) -> Summary:
         device=args.device,
         amp=args.amp,
         opts=args.opts,
+        examples=args.examples,
+        example_options=ExampleOptions(args.image_encoder, args.fusion_weight, args.aggregator),
     )
     places = (args.output, args.json, args.contact_sheet)
     if video is not None:

@@ -31,6 +31,7 @@ from mvseg.inference.building import (
 )
 from mvseg.inference.calibration import count_detections
 from mvseg.inference.embedding import embed, embedder_of_cards, words_of
+from mvseg.inference.examples import ExampleOptions, ExampleRows, ExampleSource, find_examples
 from mvseg.inference.words import AskedWords, near_vocabularies, parse_words, read_words, thresholds_of
 from mvseg.modeling.calibration import calibration_of
 from mvseg.modeling.priors import Prior
@@ -71,6 +72,9 @@ class Predictor:
         device: such as "cuda" or "cpu"; None: as in the config, or the CPU if there is no such device.
         amp: compute in ``SOLVER.AMP.DTYPE`` where that is safe.
         opts: alternating KEY VALUE overrides of the config.
+        examples: pictures of what to look for: a place for :func:`mvseg.data.examples.read_examples`, or word to
+            pictures. Without a vocabulary its words are looked for by the pictures alone, with one by both.
+        example_options: how they are used.
 
     Raises:
         ValueError: if an option has an unknown value, or the words do not fit the model.
@@ -91,6 +95,8 @@ class Predictor:
         device: str | None = None,
         amp: bool = False,
         opts: Sequence[str] = (),
+        examples: ExampleSource | None = None,
+        example_options: ExampleOptions | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -100,16 +106,21 @@ class Predictor:
             self.cfg.merge_from_list(list(opts))
         lowest = min([score_threshold, *(word_thresholds or {}).values()])
         set_selection(self.cfg, lowest, nms, nms_threshold, max_detections)
+        self._example_options = example_options or ExampleOptions()
+        self._example_rows: ExampleRows | None = None
         missing, asked = find_training_words(self.cfg), self._asked(vocabulary)
         if missing is not None:
-            replace_training_words(self.cfg, None if asked is None else asked.vocabulary, missing)
+            words = None if asked is None else asked.vocabulary
+            if words is None and examples is not None:
+                words = Vocabulary.from_names(find_examples(examples, None), "examples")
+            replace_training_words(self.cfg, words, missing)
         self.model = build(self.cfg, weights, device)
         self.batch_size, self.amp = batch_size, amp
         self.amp_dtype = getattr(torch, self.cfg.SOLVER.AMP.DTYPE)
         self._resize = T.AugmentationList(
             build_test_augmentations(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         )
-        self.set_vocabulary(asked, score_threshold, word_thresholds)
+        self.set_vocabulary(asked, score_threshold, word_thresholds, examples)
 
     @classmethod
     def from_run(
@@ -140,6 +151,7 @@ class Predictor:
         vocabulary: Words | None,
         score_threshold: float | None = None,
         word_thresholds: Mapping[str, float] | None = None,
+        examples: ExampleSource | None = None,
     ) -> None:
         """Choose other words, and thresholds.
 
@@ -147,11 +159,16 @@ class Predictor:
             vocabulary: as for the constructor.
             score_threshold: threshold of words without one of their own; None: as before.
             word_thresholds: word to a threshold of its own.
+            examples: as for the constructor; None: none.
         """
         if score_threshold is not None:
             self.score_threshold = score_threshold
         asked = self._asked(vocabulary)
-        if hasattr(self.model, "set_vocabulary"):
+        if examples is not None:
+            words = self._with_examples(asked, examples)
+            thresholds = thresholds_of(words, self.score_threshold, word_thresholds or {})
+            self.model.set_vocabulary(words)
+        elif hasattr(self.model, "set_vocabulary"):
             words = self._with_embeddings(asked)
             thresholds = thresholds_of(words, self.score_threshold, word_thresholds or {})
             self.model.set_vocabulary(words)
@@ -256,6 +273,20 @@ class Predictor:
             kind = "model with a learned prompt" if learned else "closed-set model"
             raise ValueError(f"this {kind} takes no prompts ({', '.join(asked.prompts)}): name only the words")
         return asked.vocabulary
+
+    def _with_examples(self, asked: AskedWords | None, examples: ExampleSource) -> Vocabulary:
+        heads: Any = getattr(self.model, "roi_heads", None)
+        width = getattr(heads, "text_width", None)
+        if width is None or getattr(heads, "prompt_context", None) is not None:
+            raise ValueError(
+                "examples are looked for by comparing image embeddings with regions: this detector has no classifier "
+                "of text embeddings (MODEL.CLASSIFIER.NAME text without a learned prompt)"
+            )
+        found = find_examples(examples, None if asked is None else asked.vocabulary)
+        if self._example_rows is None:
+            embedder = self.model.embed_words or embedder_of_cards(self.cfg.DATASETS.TRAIN)
+            self._example_rows = ExampleRows(embedder, width, self._example_options)
+        return self._example_rows.fuse(found, None if asked is None else self._with_embeddings(asked))
 
     def _own_words(self, asked: AskedWords | None) -> Vocabulary:
         """The words of a plain Detectron2 model, which has no others."""

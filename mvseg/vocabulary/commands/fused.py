@@ -117,7 +117,9 @@ def fused_rows(
     for kind in ("text", "images") if both else ():
         _list(f"words with {kind} alone", rows.of(kind))
     made_of = tuple(
-        " + ".join([text.made_of[w]] * (w in text.rows) + [_plural(counts.get(w, 0), "example")] * (w in images))
+        " + ".join(
+            [text.made_of.get(w, "")] * (w in text.rows) + [_plural(counts.get(w, 0), "example")] * (w in images)
+        )
         for w in vocabulary.names
     )
     return rows, _provenance(args, encoder, prompts, image_encoder, made_of, text)

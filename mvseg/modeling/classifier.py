@@ -96,7 +96,13 @@ class TextClassifier(nn.Module):
 
     @property
     def rows(self) -> Tensor:
-        """Text rows (n, D) of the columns of training."""
+        """Give the text rows of the columns of training.
+
+        Returns:
+            (n, D) float.
+
+        Source: none, a stored table.
+        """
         return self.text.training_rows
 
     def share_rows(self, other: TextClassifier) -> None:

@@ -30,7 +30,8 @@ def test_long_tail(name: str):
     further = FURTHER[name.split("_")[0]]
     assert [len(layer.weight) for layer in layers] == [1203 + further] * 3
     (entry,) = mixture_from_config(cfg)
-    assert (entry.sampler == "repeat_factor", entry.repeat_threshold) == ("RFS" in name, 0.001 if "RFS" in name else None)
+    threshold = 0.001 if "RFS" in name else None
+    assert (entry.sampler == "repeat_factor", entry.repeat_threshold) == ("RFS" in name, threshold)
     recipe = (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER)
     assert recipe == (0.02, 16, 180000 if "Seesaw" in name else 90000)
     stored = [key for key in model.state_dict() if key.startswith("roi_heads.objectives.")]

@@ -81,8 +81,8 @@ class DomainAttention(nn.Module):
         self.routing = nn.Linear(channels, num_adapters) if num_adapters > 1 else None
         with torch.no_grad():
             for adapter in self.adapters:
-                bias: Any = adapter.fc2.bias
-                bias += math.log(initial_gate / (1 - initial_gate))
+                last: Any = adapter.fc2
+                last.bias += math.log(initial_gate / (1 - initial_gate))
 
     def gate(self, x: Tensor) -> Tensor:
         """Compute the factor of every channel, in float32 also under autocast.

@@ -198,8 +198,7 @@ class Predictor:
             For every image, on the CPU and in its own pixels: ``pred_boxes`` (N, 4), ``scores`` (N,), best first,
             ``pred_classes`` (N,), positions in :attr:`names`, and ``pred_masks`` (N, H, W) bool if the model has masks.
         """
-        pictures: Any = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else images
-        return self._detect([read_picture(picture) for picture in pictures])
+        return self._detect([read_picture(picture) for picture in _several(images)])
 
     def stream(self, sources: Iterable[Picture]) -> Iterator[Answer]:
         """Detect in many images, of which only a few are in memory at a time; unreadable ones do not stop it.
@@ -230,7 +229,7 @@ class Predictor:
         for source in sources:
             yield [self._record(read_picture(source))]
 
-    def calibrate(self, sources: Iterable[Picture]) -> Prior:
+    def calibrate(self, sources: Picture | Iterable[Picture]) -> Prior:
         """Look at images once to know how often the model reports every word, and calibrate its scores with that.
 
         Args:
@@ -242,7 +241,7 @@ class Predictor:
         Raises:
             ValueError: if the model does not calibrate (MODEL.CALIBRATION.ENABLED).
         """
-        counts, images = count_detections(self.model, self.records(sources))
+        counts, images = count_detections(self.model, self.records(_several(sources)))
         calibration_of(self.model).set_counts(counts)  # type: ignore[union-attr]  # count_detections has looked
         return Prior(dict(zip(self.names, counts.tolist(), strict=True)), images, "images", self.cfg.MODEL.WEIGHTS)
 
@@ -354,6 +353,12 @@ def read_picture(image: Picture) -> np.ndarray:
             return image
         image = Image.fromarray(image)
     return np.asarray(to_rgb(upright(image)))
+
+
+def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """One image as a list of one: a path or an array could be gone through itself."""
+    alone: Any = images
+    return [alone] if isinstance(images, str | Path | np.ndarray | Image.Image) else alone
 
 
 def _try_to_read(source: Picture) -> Answer:

@@ -8,13 +8,13 @@ from mvseg.modeling.objectives.focal import FocalObjective
 from mvseg.modeling.objectives.registry import (
     OBJECTIVES,
     RegionObjective,
-    RegionTargets,
     build_objectives,
     chosen_objectives,
 )
 from mvseg.modeling.objectives.scaledet import ScaleDetObjective
 from mvseg.modeling.objectives.seesaw import SeesawObjective
 from mvseg.modeling.objectives.tags import ImageLabelObjective, ImageLabelTargets
+from mvseg.modeling.objectives.targets import RegionTargets
 
 __all__ = [
     "OBJECTIVES",

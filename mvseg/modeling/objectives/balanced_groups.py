@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvseg.modeling.objectives.region import column_targets
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective
 from mvseg.modeling.objectives.seesaw import refuse_ignored
+from mvseg.modeling.objectives.targets import RegionTargets
 from mvseg.modeling.precision import at_least_float32
 
 

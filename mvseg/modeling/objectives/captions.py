@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvseg.modeling.context import BatchContext
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective
+from mvseg.modeling.objectives.targets import RegionTargets
 from mvseg.modeling.precision import at_least_float32
 
 SAME = 1 - 1e-5  # cosine from which two captions are one

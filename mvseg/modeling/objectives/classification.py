@@ -15,7 +15,8 @@ from mvseg.modeling.objectives.region import (
     sigmoid_classification_loss,
     softmax_classification_loss,
 )
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective
+from mvseg.modeling.objectives.targets import RegionTargets
 
 AVERAGES = ("regions", "images")
 UNSEEN_LOGITS = ("compete", "masked", "zero")

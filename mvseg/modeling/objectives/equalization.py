@@ -14,7 +14,8 @@ from torch import Tensor
 from mvseg.modeling.objectives.classification import SigmoidObjective
 from mvseg.modeling.objectives.processes import summed_over_processes
 from mvseg.modeling.objectives.region import column_targets, positive_entries, sigmoid_classification_loss
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES
+from mvseg.modeling.objectives.targets import RegionTargets
 from mvseg.modeling.precision import at_least_float32
 
 FIRST_RATIO = 100.0  # of a class that has received no gradient: all its weights are 1

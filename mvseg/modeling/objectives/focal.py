@@ -15,7 +15,8 @@ from torch import Tensor
 from mvseg.modeling.objectives.classification import SigmoidObjective
 from mvseg.modeling.objectives.processes import mean_over_processes
 from mvseg.modeling.objectives.region import column_targets, positive_entries
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES
+from mvseg.modeling.objectives.targets import RegionTargets
 from mvseg.modeling.precision import at_least_float32
 
 Normalizer = Literal["objects", "regions"]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.objectives.classification import SigmoidObjective
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES
+from mvseg.modeling.objectives.targets import RegionTargets
 from mvseg.modeling.precision import at_least_float32
 from mvseg.vocabulary.similarity import RESCALES, SimilarityRange, rescale_similarity, similarity_range
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mvseg.modeling.objectives.processes import summed_over_processes
 from mvseg.modeling.objectives.region import column_targets, softmax_classification_loss
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective
+from mvseg.modeling.objectives.targets import RegionTargets
 from mvseg.modeling.precision import at_least_float32
 
 

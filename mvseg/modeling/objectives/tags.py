@@ -24,7 +24,8 @@ from mvseg.modeling.objectives.image_labels import (
     summed_scores,
 )
 from mvseg.modeling.objectives.region import column_targets
-from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective, RegionTargets
+from mvseg.modeling.objectives.registry import OBJECTIVES, RegionObjective
+from mvseg.modeling.objectives.targets import RegionTargets
 
 CHOICES = ("max_size", "max_score", "min_loss", "first", "image")
 TOGETHER = ("wsddn", "wsod")  # two names of one loss

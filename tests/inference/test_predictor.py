@@ -275,7 +275,7 @@ def test_twenty_thousand_words(run: Path, predictor: Predictor, monkeypatch: pyt
     random = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(1))
     predictor.set_vocabulary(Vocabulary(name="many", names=words, embeddings=random), score_threshold=0.5)
     whole = predictor([picture(1), picture(2)])
-    monkeypatch.setattr("mvseg.modeling.roi_heads.classifying.SCORES_AT_ONCE", 1)  # image by image
+    monkeypatch.setattr("mvseg.modeling.roi_heads.detecting.SCORES_AT_ONCE", 1)  # image by image
     predictor.batch_size = 2
     try:
         for a, b in zip(whole, predictor([picture(1), picture(2)]), strict=True):

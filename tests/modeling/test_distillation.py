@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 from whole_models import WIDTH, WORDS, build, record, rows_of, text_cfg
 
 from mvseg.config import get_cfg
-from mvseg.data.catalog import register_dataset
+from mvseg.data.catalog import register_dataset, unregister_card
 from mvseg.modeling.classifier import TextClassifier
 from mvseg.modeling.ensemble import geometric_mean, text_shares
 from mvseg.modeling.objectives import RegionTargets, SoftmaxObjective
@@ -159,12 +161,16 @@ def test_words_of_training_by_name_and_alias():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> None:
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("words")
-    for name, names in WORDS.items():
+    mine = [name for name in WORDS if name not in DatasetCatalog]  # other test files register the same ones
+    for name, names in ((name, WORDS[name]) for name in mine):
         np.save(folder / f"{name}.npy", rows_of(names).numpy())
         files = {"annotations": str(folder / "none.json"), "embeddings": str(folder / f"{name}.npy")}
         register_dataset(name=name, format="coco", image_root=str(folder), vocabulary=names, **files)
+    yield
+    for name in mine:
+        unregister_card(name)
 
 
 def vild_cfg(**changes: Any) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 import mvseg  # noqa: F401  (first: it makes detectron2 importable)
 
 # isort: split
+from mvseg.command_line import error_text
 from mvseg.inference import ExampleOptions, Predictor, parse_thresholds, parse_words
 from mvseg.inference.building import find_run
 from mvseg.inference.job import Summary, predict_images, predict_video
@@ -146,8 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         summary = run(args)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError is its repr
-        print(f"demo.py: {type(error).__name__}: {said}", file=sys.stderr)
+        print(f"demo.py: {error_text(error)}", file=sys.stderr)
         return 1
     print(summary.describe())
     return SOME_UNREADABLE if summary.errors else 0

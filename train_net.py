@@ -28,6 +28,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
 from mvseg.checkpoints import AtomicCheckpointer
+from mvseg.command_line import error_text
 from mvseg.training import Trainer, join_process_group, setup, started_by_torchrun
 
 logger = logging.getLogger("mvseg.train_net")
@@ -109,9 +110,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ProcessRaisedException):
         return str(error)  # the traceback of the process that failed
     trace = traceback.TracebackException.from_exception(error)
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError is its repr
     notes = getattr(error, "__notes__", [])
-    return "\n".join(["".join(trace.format()), f"train_net.py: {type(error).__name__}: {said}", *notes])
+    return "\n".join(["".join(trace.format()), f"train_net.py: {error_text(error)}", *notes])
 
 
 if __name__ == "__main__":

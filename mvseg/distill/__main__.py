@@ -10,8 +10,6 @@ A killed job goes on where it stood when it is started again; damaged shards are
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import logging
 import sys
 import time
@@ -24,17 +22,16 @@ import mvseg  # noqa: F401  (first: it makes detectron2 importable)
 import torch
 from detectron2.utils import comm
 
+from mvseg.command_line import run_command
 from mvseg.data.catalog import register_cards
 from mvseg.distill.checking import check_folder
 from mvseg.distill.embedding import EmbeddingJob, Selection, embed_dataset, embedding_width, estimate_size
 from mvseg.inference.progress import clock_time
 from mvseg.modeling.crop_teacher import SCALES, CropTeacher
 from mvseg.modeling.crops import RESIZES
-from mvseg.training.setup import join_process_group, started_by_torchrun
 from mvseg.vocabulary.encoders import build_image_encoder
 
 logger = logging.getLogger("mvseg.distill")
-TEACHER = "mvseg.distill.teacher_command"  # trains a teacher; add_arguments(parser) and run(args)
 DTYPES = ("float32", "bfloat16", "float16")
 TIMED_CROPS = 16  # for the estimate of the time
 
@@ -73,9 +70,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cards", nargs="*", default=[], metavar="PLACE", help="further dataset cards, files or folders")
     check = commands.add_parser("check", help="look through stored embeddings")
     check.add_argument("folder", type=Path, metavar="FOLDER")
-    if importlib.util.find_spec(TEACHER):
-        teacher = commands.add_parser("teacher", help="train a small teacher", formatter_class=formatter)
-        importlib.import_module(TEACHER).add_arguments(teacher)
     return parser.parse_args(arguments)
 
 
@@ -85,8 +79,7 @@ def embed(args: argparse.Namespace) -> None:
     Args:
         args: the command line.
     """
-    for place in args.cards:
-        register_cards(place)
+    register_cards(args.cards)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder = build_image_encoder(args.teacher, device)
     resize = "" if args.resize == "teacher" else args.resize
@@ -153,23 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
-    grouped = args.command == "embed" and started_by_torchrun()
-    if grouped:
-        join_process_group()
-    try:
-        if args.command == "check":
-            return check(args)
-        if args.command == "teacher":
-            return int(importlib.import_module(TEACHER).run(args))
-        embed(args)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError is its repr
-        print(f"{type(error).__name__}: {said}", file=sys.stderr)
-        return 1
-    finally:
-        if grouped:
-            torch.distributed.destroy_process_group()
-    return 0
+    if args.command == "check":
+        return run_command(lambda: check(args), in_processes=False)
+    return run_command(lambda: embed(args))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import mvseg  # noqa: F401  (first: it makes detectron2 importable)
 import torch
 from detectron2.utils import comm
 
+from mvseg.command_line import run_command
 from mvseg.config import load_config
 from mvseg.data.catalog import get_records, register_cards
 from mvseg.data.mappers import MultiDatasetMapper
@@ -29,7 +30,6 @@ from mvseg.data.proposals import images_fingerprint
 from mvseg.inference.building import build
 from mvseg.inference.proposals.proposing import SOURCES, Proposer, weights_fingerprint
 from mvseg.inference.proposals.storing import store_proposals
-from mvseg.training.setup import join_process_group, started_by_torchrun
 
 logger = logging.getLogger("mvseg.inference.proposals")
 
@@ -74,8 +74,7 @@ def store(args: argparse.Namespace) -> None:
         args: the command line.
     """
     cfg = load_config(args.config_file, args.opts)
-    for place in cfg.DATASETS.CARDS:
-        register_cards(place)
+    register_cards(cfg.DATASETS.CARDS)
     model = build(cfg, args.weights, args.device)
     proposer = Proposer(model, args.source, args.topk, args.score_threshold)
     facts = {
@@ -117,6 +116,18 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluator.evaluate()
 
 
+def run(args: argparse.Namespace) -> None:
+    """Make proposals, measure their recall, or both.
+
+    Args:
+        args: the command line.
+    """
+    if args.config_file is not None:
+        store(args)
+    if args.evaluate and comm.is_main_process():
+        evaluate(args)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, in this process of those of torchrun if there are several.
 
@@ -129,23 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mvseg.inference").setLevel(logging.INFO)
-    grouped = started_by_torchrun()
-    if grouped:
-        join_process_group()
-    try:
-        if args.config_file is not None:
-            store(args)
-        if args.evaluate and comm.is_main_process():
-            evaluate(args)
-        comm.synchronize()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError is its repr
-        print(f"{type(error).__name__}: {said}", file=sys.stderr)
-        return 1
-    finally:
-        if grouped:
-            torch.distributed.destroy_process_group()
-    return 0
+    return run_command(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import yaml
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+from mvseg.command_line import run_command
 from mvseg.config import load_config
 from mvseg.data.catalog import register_cards
 from mvseg.data.coco_file import write_json
@@ -36,7 +37,6 @@ from mvseg.inference.building import build
 from mvseg.inference.progress import Progress
 from mvseg.inference.proposals import weights_fingerprint
 from mvseg.inference.pseudo_boxes.finding import Finder, other_columns, pseudo_tree, without_drawn
-from mvseg.training.setup import join_process_group, started_by_torchrun
 from mvseg.vocabulary import LabelSpace, did_you_mean
 
 logger = logging.getLogger("mvseg.inference.pseudo_boxes")
@@ -119,8 +119,7 @@ def find(args: argparse.Namespace) -> None:
         ValueError: if there is no class to look for.
     """
     cfg = load_config(args.config_file, args.opts)
-    for place in cfg.DATASETS.CARDS:
-        register_cards(place)
+    register_cards(cfg.DATASETS.CARDS)
     model = build(cfg, args.weights, args.device)
     space = getattr(model, "label_space", None)
     if space is None:
@@ -179,20 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mvseg.inference").setLevel(logging.INFO)
-    grouped = started_by_torchrun()
-    if grouped:
-        join_process_group()
-    try:
-        find(args)
-        comm.synchronize()
-    except (OSError, ValueError, KeyError, ImportError, yaml.YAMLError) as error:
-        said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError is its repr
-        print(f"{type(error).__name__}: {said}", file=sys.stderr)
-        return 1
-    finally:
-        if grouped:
-            torch.distributed.destroy_process_group()
-    return 0
+    return run_command(lambda: find(args))
 
 
 if __name__ == "__main__":

@@ -241,9 +241,28 @@ class Predictor:
         Raises:
             ValueError: if the model does not calibrate (MODEL.CALIBRATION.ENABLED).
         """
-        counts, images = count_detections(self.model, self.records(_several(sources)))
-        calibration_of(self.model).set_counts(counts)  # type: ignore[union-attr]  # count_detections has looked
-        return Prior(dict(zip(self.names, counts.tolist(), strict=True)), images, "images", self.cfg.MODEL.WEIGHTS)
+        prior = self.count(self.records(_several(sources)), "images")
+        counts = torch.tensor(list(prior.counts.values()), dtype=torch.float64)  # in the order of the words
+        calibration_of(self.model).set_counts(counts)  # type: ignore[union-attr]  # it has counted
+        return prior
+
+    def count(self, batches: Iterable[list[dict[str, Any]]], source: str) -> Prior:
+        """Count what the model reports of every word, without a prior.
+
+        Args:
+            batches: records as the model takes them at test time.
+            source: what to call the images.
+
+        Returns:
+            The counts, with where they are from.
+
+        Raises:
+            ValueError: if the model does not calibrate (MODEL.CALIBRATION.ENABLED).
+        """
+        counts, images = count_detections(self.model, batches)
+        threshold = calibration_of(self.model).count_threshold  # type: ignore[union-attr]  # count_detections has looked
+        found = dict(zip(self.names, counts.tolist(), strict=True))
+        return Prior(found, images, source, str(self.cfg.MODEL.WEIGHTS), threshold)
 
     def _asked(self, vocabulary: Words | None) -> AskedWords | None:
         if vocabulary is None or isinstance(vocabulary, AskedWords):

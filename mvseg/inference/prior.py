@@ -18,32 +18,14 @@ from typing import Any
 import torch
 
 from mvseg.checkpoints import atomic_file
+from mvseg.command_line import run_command
 from mvseg.config import load_config
 from mvseg.data.catalog import get_vocabulary
 from mvseg.data.loader import build_test_loader
-from mvseg.inference.calibration import count_detections, describe_counts
+from mvseg.inference.calibration import describe_counts
 from mvseg.inference.media import find_images
 from mvseg.inference.predictor import Predictor
-from mvseg.modeling.calibration import calibration_of
 from mvseg.modeling.priors import Prior
-
-
-def make_prior(predictor: Predictor, batches: Iterable[list[dict[str, Any]]], source: str) -> Prior:
-    """Count what a predictor's detector reports of every one of its words.
-
-    Args:
-        predictor: with ``MODEL.CALIBRATION.ENABLED``.
-        batches: records as the model takes them.
-        source: what to call the images.
-
-    Returns:
-        The counts, with where they are from.
-    """
-    counts, images = count_detections(predictor.model, batches)
-    calibration = calibration_of(predictor.model)
-    threshold = 0.0 if calibration is None else calibration.count_threshold
-    found = dict(zip(predictor.names, counts.tolist(), strict=True))
-    return Prior(found, images, source, str(predictor.cfg.MODEL.WEIGHTS), threshold)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -81,28 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     asked = parse(arguments)
-    try:
-        prior = _count(asked)
-    except (OSError, KeyError, ValueError) as error:
-        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: _write(asked), in_processes=False)
+
+
+def _write(asked: argparse.Namespace) -> None:
+    prior = _count(asked)
     with atomic_file(asked.output) as file:
         file.write(prior.to_json().encode())
     print(f"{asked.output}: {prior.images} images of {prior.source}")
-    return 0
 
 
 def _count(asked: argparse.Namespace) -> Prior:
     cfg = load_config(asked.config_file, asked.opts)
     cfg.MODEL.CALIBRATION.ENABLED, cfg.MODEL.CALIBRATION.PRIOR = True, "none"
     predictor = Predictor(cfg, asked.weights, asked.vocabulary)
+    if asked.dataset and asked.vocabulary is None:
+        predictor.set_vocabulary(get_vocabulary(asked.dataset))
+    batches: Iterable[list[dict[str, Any]]]
     if asked.dataset:
-        if asked.vocabulary is None:
-            predictor.set_vocabulary(get_vocabulary(asked.dataset))
-        prior = make_prior(predictor, build_test_loader(predictor.cfg, asked.dataset), f"dataset {asked.dataset}")
+        batches, source = build_test_loader(predictor.cfg, asked.dataset), f"dataset {asked.dataset}"
     else:
-        places = " ".join(asked.images)
-        prior = make_prior(predictor, predictor.records(find_images(asked.images, asked.recursive)), places)
+        batches, source = predictor.records(find_images(asked.images, asked.recursive)), " ".join(asked.images)
+    prior = predictor.count(batches, source)
     counts = torch.tensor([prior.counts[word] for word in predictor.names], dtype=torch.float64)
     logging.getLogger(__name__).info("%s", describe_counts(predictor.names, counts))
     return prior

@@ -100,8 +100,7 @@ def show(args: argparse.Namespace) -> int:
     cfg = _config(args)
     if not cfg.DATASETS.TRAIN:
         cfg.DATASETS.TRAIN = (args.dataset,)
-    for place in cfg.DATASETS.CARDS:
-        register_cards(place)
+    register_cards(cfg.DATASETS.CARDS)
     words = words_of(args.dataset)
     records = choose_records(get_records(args.dataset), args.images, args.count, args.dataset)
     picture, failed = draw_sheet(
@@ -293,8 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        for place in args.cards:
-            register_cards(place)
+        register_cards(args.cards)
         return int(args.run(args))
     except (ValueError, OSError, KeyError) as error:
         print(f"mvseg.data: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)

@@ -73,8 +73,7 @@ def find_training_words(cfg: CfgNode) -> Exception | None:
     if cfg.MODEL.CLASSIFIER.NAME == "text" and not (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST):
         return ValueError("the config names no dataset (DATASETS.TRAIN), so nothing says which words to look for")
     try:
-        for place in cfg.DATASETS.CARDS:
-            register_cards(place)
+        register_cards(cfg.DATASETS.CARDS)
         for name in cfg.DATASETS.TRAIN:
             get_vocabulary(name, embeddings=cfg.MODEL.CLASSIFIER.NAME == "text")
     except (FileNotFoundError, KeyError) as error:

@@ -88,8 +88,7 @@ def prepare_datasets(cfg: CfgNode) -> None:
     Args:
         cfg: the config.
     """
-    for place in cfg.DATASETS.CARDS:
-        register_cards(place)
+    register_cards(cfg.DATASETS.CARDS)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         get_card(name)  # raises an error with the nearest names
     read_averages(cfg.TEST.AVERAGES, cfg.DATASETS.TEST)

@@ -187,8 +187,7 @@ def embedded_examples(args: argparse.Namespace, vocabulary: Vocabulary, encoder:
     from mvseg.data.example_views import ViewSettings, embed_examples
     from mvseg.data.examples import choose_examples, read_examples
 
-    for place in args.cards:
-        register_cards(place)
+    register_cards(args.cards)
     if args.context is None:
         args.context = CONTEXT_OF_AGGREGATOR if getattr(args, "aggregator", "train") else CONTEXT
     settings = ViewSettings(args.context, args.views, args.seed)

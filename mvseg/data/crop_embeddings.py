@@ -170,26 +170,6 @@ def open_crop_embeddings(cfg: CfgNode) -> dict[str, CropEmbeddingFolder]:
     return opened
 
 
-def check_widths(folders: Mapping[str, CropEmbeddingFolder], width: int) -> None:
-    """Check that a student can learn from stored embeddings.
-
-    Args:
-        folders: dataset name to its crop embeddings.
-        width: width of the student's embeddings.
-
-    Raises:
-        ValueError: if a teacher's embeddings have another width.
-    """
-    for name, stored in folders.items():
-        if stored.width != width:
-            raise ValueError(
-                f"dataset {name!r}: the crop embeddings in {stored.folder} are {stored.width} wide (teacher "
-                f"{stored.manifest.get('teacher_description')!r}), the student's embeddings {width}: student and words "
-                "must have the teacher's width. Embed the words with the text side of the teacher (MODEL.CLASSIFIER"
-                f".TEXT_ENCODER), or make the crop embeddings with another teacher, {COMMAND}"
-            )
-
-
 def embeddings_of(
     arrays: Mapping[str, Array], transforms: Any, size: tuple[int, int], topk: int, kept_area: float = 0.5
 ) -> Instances:

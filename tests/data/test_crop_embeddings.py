@@ -19,7 +19,6 @@ from mvseg.data.catalog import get_records, register_dataset, unregister_card
 from mvseg.data.crop_embeddings import (
     CONTENT,
     CropEmbeddingFolder,
-    check_widths,
     crop_embedding_folders,
     embeddings_of,
 )
@@ -152,15 +151,6 @@ def test_proposals_are_no_embeddings(tmp_path: Path):
     finish_job(tmp_path / "p", 1)
     with pytest.raises(ProposalFileError, match=r"holds 'mvseg proposals', not 'mvseg crop embeddings'"):
         CropEmbeddingFolder(tmp_path / "p")
-
-
-def test_a_student_of_another_width_is_told_both(dataset):
-    stored = {"drawn": CropEmbeddingFolder(dataset[0])}
-    check_widths(stored, WIDTH)
-    with pytest.raises(
-        ValueError, match=r"'drawn': the crop embeddings in .* are 6 wide.*the student's embeddings 512"
-    ):
-        check_widths(stored, 512)
 
 
 def test_damage_is_noticed(dataset):

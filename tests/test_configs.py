@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -85,33 +84,6 @@ def words_of(cfg) -> list[tuple[str, ...]]:
 def columns_by_name(cfg) -> int:
     """Words of a training mixture, of equal ones but for case and separators only one."""
     return len({word.lower().replace("_", " ") for names in words_of(cfg) for word in names})
-
-
-class RandomEncoder:
-    """Stands for CLIP's text encoder, which is not installed with mvseg."""
-
-    fingerprint = "random"
-
-    def encode(self, texts):
-        return torch.randn(len(texts), 512, generator=torch.Generator().manual_seed(len(texts)))
-
-
-@pytest.fixture
-def system_data(tmp_path, monkeypatch):
-    """An empty folder of datasets with the one file of words that cards of projects need; CLIP replaced."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    (tmp_path / "imagenet21k").mkdir()
-    (tmp_path / "imagenet21k" / "words.tsv").write_text("name\tkey\ndog\tn02084071\ngiant squid\tn01971094\n")
-    monkeypatch.setattr("mvseg.modeling.words.build_text_encoder", lambda *args, **kwargs: RandomEncoder())
-    register_builtin_cards()
-    yield tmp_path
-    for card in (ROOT / "projects").glob("*/cards*/*.yaml"):
-        with contextlib.suppress(KeyError, ValueError):
-            if get_card(card.stem).source == card.resolve():
-                unregister_card(card.stem)
-    monkeypatch.undo()
-    register_builtin_cards()
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

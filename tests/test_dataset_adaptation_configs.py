@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
-import torch
 from detectron2.modeling import build_model
 
 import mvseg.modeling  # noqa: F401
 from mvseg.config import load_config
-from mvseg.data import register_builtin_cards
-from mvseg.data.catalog import get_card, unregister_card
 from mvseg.data.mixing import mixture_from_config
 from mvseg.modeling.backbones.adapters import DomainAttention
 from mvseg.training.setup import prepare_datasets
@@ -22,32 +18,8 @@ SYSTEMS = {"DomainAttention": 80 + 20 + 1, "DetectionHub": 80 + 365, "CategoryEx
 CONFIGS = [p for name in SYSTEMS for p in sorted((ROOT / "projects" / name / "configs").glob("[!B]*.yaml"))]
 
 
-class RandomEncoder:
-    """Stands for CLIP's text encoder, which is not installed with mvseg."""
-
-    fingerprint = "random"
-
-    def encode(self, texts):
-        return torch.randn(len(texts), 512, generator=torch.Generator().manual_seed(len(texts)))
-
-
-@pytest.fixture
-def no_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr("mvseg.modeling.words.build_text_encoder", lambda *args, **kwargs: RandomEncoder())
-    register_builtin_cards()
-    yield
-    for card in (ROOT / "projects").glob("*/cards*/*.yaml"):
-        with contextlib.suppress(KeyError, ValueError):
-            if get_card(card.stem).source == card.resolve():
-                unregister_card(card.stem)
-    monkeypatch.undo()
-    register_builtin_cards()
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_describes_a_model_that_can_be_built(path: Path, no_data: None):
+def test_config_describes_a_model_that_can_be_built(path: Path, system_data):
     off = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False"]
     cfg = load_config(path, off)
     if path.stem.startswith(

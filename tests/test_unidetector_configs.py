@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from detectron2.modeling import build_model
 
 import mvseg.modeling  # noqa: F401
 from mvseg.config import load_config
-from mvseg.data import register_builtin_cards
-from mvseg.data.catalog import get_card, unregister_card
 from mvseg.data.mixing import mixture_from_config
 from mvseg.training import build_optimizer
 from mvseg.training.setup import prepare_datasets
@@ -22,27 +19,9 @@ CONFIGS = sorted(
 )
 
 
-class RandomEncoder:
-    """Stands for CLIP's text encoder, which is not installed with mvseg."""
-
-    fingerprint = "random"
-
-    def encode(self, texts):
-        return torch.randn(len(texts), 1024, generator=torch.Generator().manual_seed(len(texts)))
-
-
 @pytest.fixture
-def cards(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr("mvseg.modeling.words.build_text_encoder", lambda *args, **kwargs: RandomEncoder())
-    register_builtin_cards()
-    yield
-    for card in (ROOT / "projects" / "UniDetector" / "cards").glob("*.yaml"):
-        if get_card(card.stem).source == card.resolve():
-            unregister_card(card.stem)
-    monkeypatch.undo()
-    register_builtin_cards()
+def text_width() -> int:
+    return 1024
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -73,7 +52,7 @@ def test_config_is_the_published_recipe(path):
 
 
 @pytest.mark.parametrize("name", ["C4_R50_OIDO365COCO_LVIS_calibrated", "E2E_R50_OIDO365COCO"])
-def test_config_describes_a_model_that_can_be_built(name, cards, monkeypatch):
+def test_config_describes_a_model_that_can_be_built(name, system_data, monkeypatch):
     path = ROOT / "projects" / "UniDetector" / "configs" / f"{name}.yaml"
     off = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.CLASSIFIER.PROMPTS", "single"]
     cfg = load_config(path, [*off, "MODEL.ANNOTATION_SCOPE", "own"])  # the draw needs the counts of the annotation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ from detectron2.modeling import build_model
 
 import mvseg.modeling  # noqa: F401
 from mvseg.config import load_config
-from mvseg.data import register_builtin_cards
-from mvseg.data.catalog import get_card, unregister_card
 from mvseg.data.mixing import mixture_from_config
 from mvseg.training.setup import prepare_datasets
 
@@ -19,21 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "projects" / "UniDetector" / "configs").glob("CLN_*.yaml"))
 
 
-@pytest.fixture
-def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    register_builtin_cards()
-    yield
-    for card in (ROOT / "projects" / "UniDetector" / "cards").glob("*.yaml"):
-        if get_card(card.stem).source == card.resolve():
-            unregister_card(card.stem)
-    monkeypatch.undo()
-    register_builtin_cards()
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_published_numbers(path: Path, cards: None):
+def test_published_numbers(path: Path, system_data):
     """facts/multi_dataset_detection.md, 3.2 and 3.3, from the code of UniDetector."""
     cfg = load_config(path, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     prepare_datasets(cfg)

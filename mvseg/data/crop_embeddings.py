@@ -109,7 +109,7 @@ def wants_crop_embeddings(cfg: CfgNode) -> bool:
     Returns:
         True if ``MODEL.DISTILLATION.WEIGHT`` is above 0.
     """
-    return float(getattr(cfg.MODEL.get("DISTILLATION"), "WEIGHT", 0.0)) > 0
+    return cfg.MODEL.DISTILLATION.WEIGHT > 0
 
 
 def crop_embedding_folders(cfg: CfgNode) -> dict[str, str]:

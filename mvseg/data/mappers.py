@@ -130,7 +130,7 @@ class MultiDatasetMapper:
             "proposals": open_proposals(cfg, cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST),
             "proposal_topk": cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if is_train else 'TEST'}"],
             "crop_embeddings": open_crop_embeddings(cfg) if is_train else {},
-            "crop_embedding_topk": getattr(cfg.MODEL.get("DISTILLATION"), "MAX_REGIONS", 300),
+            "crop_embedding_topk": cfg.MODEL.DISTILLATION.MAX_REGIONS,
             "kept_area": cfg.DATASETS.CROP_EMBEDDINGS_KEPT_AREA,
             "pseudo_boxes": open_pseudo_boxes(cfg) if is_train else {},
             "recompute_boxes": is_train and cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED,

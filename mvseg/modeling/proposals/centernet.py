@@ -10,11 +10,11 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mvseg.modeling.context import BatchContext
 from mvseg.modeling.objectives.centernet import LocationLoss, heatmap_focal_loss, location_loss
+from mvseg.modeling.objectives.processes import mean_over_processes
 from mvseg.modeling.proposals.centernet_head import CenterNetHead
 from mvseg.modeling.proposals.centernet_targets import CenterNetTargets, Grid, centernet_targets, make_grid
 from mvseg.modeling.proposals.suppression import best_after_suppression
@@ -190,7 +190,7 @@ class CenterNet(nn.Module):
 
         They are connected past the head, whose gradient would cost as much as that of a batch with boxes.
         """
-        _mean_over_processes(maps[0].new_zeros(2))  # the other processes wait for it
+        mean_over_processes(maps[0].new_zeros(2))  # the other processes wait for it
         parts = (*maps, *self.centernet_head.parameters())
         nothing = torch.stack([part.flatten()[:0].sum() for part in parts]).sum()
         return dict.fromkeys(LOSSES, nothing)
@@ -213,7 +213,7 @@ class CenterNet(nn.Module):
         cell_weights = None if image_weights is None else image_weights[targets.images]
         heat = targets.heatmap.amax(1)[targets.locations]
         location_weights = heat if self.heatmap_weighted_locations else torch.ones_like(heat)
-        positives, locations = _mean_over_processes(
+        positives, locations = mean_over_processes(
             torch.stack([location_weights.new_tensor(float(len(targets.centers))), location_weights.sum()])
         ).clamp(min=1)
         positive, negative = heatmap_focal_loss(
@@ -283,11 +283,3 @@ def _boxes_around(points: Tensor, sides: Tensor) -> Tensor:
 def _flatten(maps: Sequence[Tensor]) -> Tensor:
     """Level-major, then image, then row by row: (M, C)."""
     return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps])
-
-
-def _mean_over_processes(values: Tensor) -> Tensor:
-    # Only for training: of a validation loss the processes have different numbers of batches.
-    if torch.is_grad_enabled() and comm.get_world_size() > 1:
-        torch.distributed.all_reduce(values)
-        values = values / comm.get_world_size()
-    return values
